@@ -1,0 +1,1 @@
+"""REST service in front of petabytes of weather and climate data."""

@@ -1,0 +1,29 @@
+"""Who somebody is, from one credential."""
+
+from typing import Protocol
+
+from polytope_server.user import User
+
+
+class Authenticator(Protocol):
+    """Turns the credential of one scheme into a user of its realm. Safe between threads."""
+
+    scheme: str
+    """The word of the Authorization header that this reads; compared without case."""
+
+    cacheable: bool
+    """Whether a good answer may be remembered for a short while."""
+
+    def challenge(self) -> str:
+        """One standard challenge for ``WWW-Authenticate``."""
+
+    def login_name(self, credential: str) -> str:
+        """Whom the credential is about as far as it says so itself, to slow guessing; may be empty."""
+
+    def authenticate(self, credential: str) -> User:
+        """The user whom the text after the scheme belongs to; role ``default``, own attributes.
+
+        Raises:
+            NotAuthenticated: unreadable or wrong; the text tells nothing about which.
+            BackendUnavailable: whoever would know is away.
+        """

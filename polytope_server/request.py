@@ -1,0 +1,174 @@
+"""A request, its life, and the steps it may take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from polytope_server.user import User
+
+
+class Status(StrEnum):
+    """Where a request stands."""
+
+    UPLOADING = "uploading"
+    WAITING = "waiting"
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    PROCESSED = "processed"
+    FAILED = "failed"
+
+
+class Verb(StrEnum):
+    """What a request asks for."""
+
+    RETRIEVE = "retrieve"
+    ARCHIVE = "archive"
+
+
+UNFINISHED: Final = frozenset(
+    {Status.UPLOADING, Status.WAITING, Status.QUEUED, Status.PROCESSING}
+)
+FINISHED: Final = frozenset({Status.PROCESSED, Status.FAILED})
+ACTIVE: Final = frozenset({Status.QUEUED, Status.PROCESSING})
+
+STEPS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
+    {
+        Status.UPLOADING: frozenset({Status.WAITING, Status.FAILED}),
+        Status.WAITING: frozenset({Status.QUEUED, Status.FAILED}),
+        Status.QUEUED: frozenset({Status.PROCESSING, Status.WAITING, Status.FAILED}),
+        Status.PROCESSING: frozenset({Status.PROCESSED, Status.FAILED, Status.WAITING}),
+        Status.PROCESSED: frozenset(),
+        Status.FAILED: frozenset(),
+    }
+)
+"""What may follow what. Revocation removes the record and so is not in the table."""
+
+GRIB: Final = "application/x-grib"
+COVERAGE_JSON: Final = "application/prs.coverage+json"
+BINARY: Final = "application/octet-stream"
+EXTENSIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {GRIB: ".grib", COVERAGE_JSON: ".covjson", BINARY: ".bin"}
+)
+"""The three media types that clients accept, and how files of each are called."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who works on a request, for the how-many-th time. A lease ends by the store's clock."""
+
+    holder: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataObject:
+    """Bytes in staging: a result, or the data that a user uploaded.
+
+    `md5` (lower-case hex) is known only of uploads, whose clients send one.
+    """
+
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    md5: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "media_type": self.media_type,
+            "size_bytes": self.size_bytes,
+            "sha256": self.sha256,
+            "md5": self.md5,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as the request store holds it.
+
+    Times are Unix seconds by the store's clock. `coerced_request` is the one canonical form that
+    was coerced, matched and authorised at submission, and that the datasource is given; it is
+    None where the collection's datasource reads free text only.
+    """
+
+    id: str
+    user: User
+    verb: Verb
+    collection: str
+    datasource: str
+    user_request: str
+    coerced_request: Mapping[str, Any] = field(hash=False)
+    status: Status
+    message: str = ""
+    created_at: float = 0.0
+    modified_at: float = 0.0
+    status_history: Mapping[str, float] = field(default_factory=dict, hash=False)
+    attempt: int = 1
+    holder: str | None = None
+    lease_expires_at: float | None = None
+    bytes_staged: int = 0
+    result: DataObject | None = None
+    input: DataObject | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in FINISHED
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease that a step out of PROCESSING must show, if somebody holds one."""
+        if self.holder is None:
+            return None
+        return Lease(holder=self.holder, attempt=self.attempt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of one request: where it must stand now, and where it goes.
+
+    `lease` is written on the way into PROCESSING (its attempt must be the request's own) and must
+    match on the way out. `count_attempt` raises the attempt by one, for a request whose worker died.
+    Without `message` the old one stays.
+    """
+
+    id: str
+    source: Status
+    target: Status
+    lease: Lease | None = None
+    lease_s: float = 0.0
+    message: str | None = None
+    result: DataObject | None = None
+    input: DataObject | None = None
+    count_attempt: bool = False
+
+    def __post_init__(self) -> None:
+        if self.target not in STEPS[self.source]:
+            raise ValueError(f"no step leads from {self.source} to {self.target}")
+        if Status.PROCESSING in (self.source, self.target) and self.lease is None:
+            raise ValueError("a step into or out of processing needs a lease")
+        if self.target is Status.PROCESSING and self.lease_s <= 0:
+            raise ValueError("a lease needs a duration")
+
+
+def result_name(prefix: str, request_id: str, attempt: int, media_type: str) -> str:
+    """Name in staging: a worker that lost its lease can never touch the next one's object."""
+    return f"{prefix}{request_id}-{attempt}{EXTENSIONS[media_type]}"
+
+
+def input_name(prefix: str, request_id: str, upload: str) -> str:
+    """Name in staging of uploaded data; *upload* tells two uploads of one request apart."""
+    return f"{prefix}{request_id}-in-{upload}.bin"
+
+
+def download_name(request: Request) -> str:
+    """What the user's file is called."""
+    media_type = request.result.media_type if request.result else BINARY
+    return f"{request.id}{EXTENSIONS[media_type]}"
+
+
+def with_status(request: Request, status: Status) -> Request:
+    """The same request, elsewhere; for tests and pure decisions."""
+    return replace(request, status=status)

@@ -1,0 +1,201 @@
+"""The only truth about requests."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from polytope_server.request import DataObject, Lease, Request, Status, Step
+from polytope_server.user import User
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What the scheduler needs to know of a waiting request."""
+
+    id: str
+    user: User
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a status poll needs to know, and nothing else."""
+
+    id: str
+    status: Status
+    message: str
+    bytes_staged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A finished request's result, as the collector weighs it."""
+
+    id: str
+    name: str
+    size_bytes: int
+    modified_at: float
+
+
+class RequestStore(Protocol):
+    """The only truth about requests. Every method is one atomic operation, durable on return.
+
+    Every method may raise `BackendUnavailable`. Whether it has happened is then unknown: read the
+    request again before going on. All times are Unix seconds by the store's own clock. Safe between
+    threads and between processes.
+    """
+
+    def ping(self) -> None:
+        """Return if the store answers."""
+
+    def now(self) -> float:
+        """The store's clock."""
+
+    def add(
+        self,
+        request: Request,
+        *,
+        idempotency_key: str | None = None,
+        max_unfinished: int | None = None,
+    ) -> Request:
+        """Keep a new request, which stands in UPLOADING or WAITING, and give it its turn.
+
+        The turn makes a collection fair: it is one more than that of the same user's last waiting
+        request, but not less than the one that was dispatched last. `created_at`, `modified_at` and
+        `status_history` are the store's to set.
+
+        With an `idempotency_key` that this user has used before, the earlier request is returned as
+        it stands now, and nothing is written.
+
+        Raises:
+            LimitReached: the user has `max_unfinished` unfinished requests already. Nothing was written.
+        """
+
+    def get(self, request_id: str) -> Request:
+        """Raises: RequestNotFound."""
+
+    def snapshots(self, ids: Collection[str]) -> Mapping[str, Snapshot]:
+        """Those of *ids* that exist. One call answers any number of held polls."""
+
+    def apply(self, step: Step) -> Request:
+        """Take *step* if the request still stands where the step starts from.
+
+        A compare-and-set: of any number of callers with the same step, one wins. Writes the status,
+        its time in `status_history` (first time of each), `modified_at` and what the step carries; no
+        other field is touched. Out of PROCESSING the holder and attempt must be those of `step.lease`,
+        and the lease is given up; into PROCESSING the attempt must be the record's own.
+
+        Raises:
+            RequestNotFound: it is gone; it may have been revoked.
+            StepLost: it stands elsewhere by now. Nothing was written.
+        """
+
+    def apply_each(self, steps: Sequence[Step]) -> Sequence[Request | None]:
+        """`apply` each on its own; None for those that were lost or are gone.
+
+        Not all-or-nothing: a failure may leave any of them taken.
+        """
+
+    def remove(self, request_id: str, *, user_id: str | None = None) -> Request:
+        """Forget a request in whatever status, and return what it was last.
+
+        With `user_id`, only if it is this user's.
+
+        Raises:
+            RequestNotFound: it is gone, or somebody else's.
+        """
+
+    def remove_if_finished(self, request_id: str, *, not_after: float) -> Request | None:
+        """Forget a request if it is finished and was last modified at or before `not_after`."""
+
+    # --- a user's own
+
+    def unfinished_ids(self, user_id: str) -> Sequence[str]:
+        """All of a user's unfinished requests, oldest first."""
+
+    def list(
+        self, user_id: str, *, collection: str | None = None, after: str | None = None, limit: int = 1000
+    ) -> Sequence[Request]:
+        """A user's requests, oldest first; the next page is after the last id of this one.
+
+        An `after` that is gone by now still works.
+        """
+
+    def count(self, user_id: str) -> int:
+        """How many requests of a user are stored, in any status."""
+
+    # --- the broker
+
+    def active_counts(self) -> Mapping[tuple[str, str], int]:
+        """QUEUED and PROCESSING requests by (collection, user id)."""
+
+    def queued_count(self) -> int:
+        """QUEUED requests: those that a worker could take now."""
+
+    def waiting_collections(self) -> Sequence[str]:
+        """Collections that have waiting requests, whether or not they are configured."""
+
+    def next_waiting(
+        self, collection: str, *, leaving_out: Collection[str], limit: int
+    ) -> Sequence[Waiting]:
+        """The first waiting requests of a collection in order of turn, then age.
+
+        Users (by id) in `leaving_out` are skipped at no cost for their backlog.
+        """
+
+    def queued_since(self, before: float, *, limit: int) -> Sequence[tuple[str, int]]:
+        """(id, attempt) of requests that are QUEUED since before that time, oldest first."""
+
+    def expired_leases(self, *, limit: int) -> Sequence[Request]:
+        """PROCESSING requests whose lease has run out."""
+
+    def put_positions(self, collection: str, ids: Sequence[str]) -> None:
+        """Remember which requests of a collection are next, in order; replaces what was there."""
+
+    def positions(self, collection: str) -> Sequence[str]:
+        """What `put_positions` wrote last; empty if nothing."""
+
+    def take_post(self, post: str, holder: str, *, duration_s: float) -> bool:
+        """Become, or stay, the one active holder of a post ("broker"); False if another one is."""
+
+    def leave_post(self, post: str, holder: str) -> None:
+        """Give a post up, if it is held by *holder*, so that another need not wait for its end."""
+
+    # --- the worker
+
+    def renew(self, leases: Mapping[str, Lease], *, duration_s: float) -> Collection[str]:
+        """Extend those of the leases, by request id, that still hold. Returns the ids that do."""
+
+    def report(self, request_id: str, lease: Lease, *, bytes_staged: int) -> None:
+        """Progress of a request under this lease; nothing is written without it, and nothing raised.
+
+        Progress is a hint: it need not be durable and does not change `modified_at`.
+        """
+
+    # --- the collector
+
+    def finished_before(self, before: float, *, after: str = "", limit: int = 500) -> Sequence[str]:
+        """Ids of finished requests last modified before that time, in order of id, after an id."""
+
+    def unfinished_before(
+        self, before: float, *, status: Status, after: str = "", limit: int = 500
+    ) -> Sequence[Request]:
+        """Requests in one unfinished status created before that time, in order of id, after an id."""
+
+    def results(self, *, after: tuple[float, str] = (0.0, ""), limit: int = 500) -> Sequence[Staged]:
+        """Results of finished requests, least recently modified first, after (modified_at, id)."""
+
+    def object_names_in_use(self, names: Collection[str]) -> Collection[str]:
+        """Those of *names* that a request owns, as result or input, or may yet.
+
+        An attempt's object that a PROCESSING request has not announced yet is in use as long as its
+        name begins with the request's id.
+        """
+
+    def forget_input(self, request_id: str, data: DataObject) -> None:
+        """The uploaded data of a request are gone from staging: note that."""
+
+    # --- shared secrets of one deployment
+
+    def shared_secret(self, name: str, proposal: str) -> str:
+        """The secret of that name; *proposal* becomes it if there is none yet."""

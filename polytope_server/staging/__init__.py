@@ -1,0 +1,79 @@
+"""Where results and uploaded data lie between a worker and a client."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+CHUNK_BYTES = 1 << 20
+"""What one step of a transfer holds, here and in the back-ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """An object as staging sees it. `modified_at` is Unix seconds by the storage's clock."""
+
+    name: str
+    size_bytes: int
+    modified_at: float
+
+
+class Upload(Protocol):
+    """An object that is being written and that nobody sees yet."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take these bytes, or block until they can be taken; the buffer is free again on return.
+
+        Raises:
+            StorageFull: there is no room for them.
+            BackendUnavailable: the upload is broken and must be started again.
+        """
+
+    def commit(self) -> None:
+        """Make the object visible, whole, in place of any other of that name; durable on return."""
+
+
+class Staging(Protocol):
+    """Named objects of any size. Names are made of ``[A-Za-z0-9._-]``, at most 200 characters.
+
+    Every method may raise `BackendUnavailable`. Safe between threads and processes. Memory in use is
+    bounded by a small number of `CHUNK_BYTES` per transfer.
+    """
+
+    def ping(self) -> None:
+        """Return if the storage answers."""
+
+    def create(self, name: str, *, media_type: str) -> AbstractContextManager[Upload]:
+        """Write an object. Leaving the context without `commit` leaves nothing behind.
+
+        Raises:
+            StorageFull: there is no room.
+        """
+
+    def read(self, name: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes of an object from *offset*, *length* of them or to its end, in chunks.
+
+        The object is opened before this returns, so that a missing one is known at once; close the
+        iterator (generators have ``close``) to stop early.
+
+        Raises:
+            ObjectNotFound
+        """
+
+    def stat(self, name: str) -> StoredObject:
+        """Raises: ObjectNotFound."""
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is not there is no error."""
+
+    def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Sequence[StoredObject]:
+        """Visible objects whose names begin with *prefix*, by name, from behind the name *after*."""
+
+    def remove_stale_uploads(self, *, age_s: float) -> int:
+        """Remove what killed writers have left of uploads begun so long ago; returns how many."""
+
+    def url(self, name: str, *, download_name: str, media_type: str, expires_s: int) -> str | None:
+        """A link that needs no credentials, or None: then the frontend serves the object itself."""
+
+    def free_bytes(self) -> int | None:
+        """Room left, or None where nobody can tell."""

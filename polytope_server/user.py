@@ -1,0 +1,41 @@
+"""Who somebody is."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+_NOBODY = uuid.UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """An authenticated user: a name in a realm, with roles and attributes.
+
+    `attributes` may hold secrets that authenticators hand on (API keys): they are in no `repr`
+    and are never stored with a request.
+    """
+
+    username: str
+    realm: str
+    roles: frozenset[str] = frozenset({"default"})
+    attributes: Mapping[str, str] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False, hash=False
+    )
+
+    @property
+    def id(self) -> str:
+        """UUIDv5 of name and realm with their lengths, the key that records are found by."""
+        name = f"{self.username}{len(self.username)}{self.realm}{len(self.realm)}"
+        return str(uuid.uuid5(_NOBODY, name))
+
+    def as_json(self) -> dict[str, Any]:
+        """Name, realm and roles; what is stored with a request."""
+        return {"username": self.username, "realm": self.realm, "roles": sorted(self.roles)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "User":
+        return cls(
+            username=value["username"], realm=value["realm"], roles=frozenset(value["roles"])
+        )

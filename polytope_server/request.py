@@ -27,9 +27,7 @@ class Verb(StrEnum):
     ARCHIVE = "archive"
 
 
-UNFINISHED: Final = frozenset(
-    {Status.UPLOADING, Status.WAITING, Status.QUEUED, Status.PROCESSING}
-)
+UNFINISHED: Final = frozenset({Status.UPLOADING, Status.WAITING, Status.QUEUED, Status.PROCESSING})
 FINISHED: Final = frozenset({Status.PROCESSED, Status.FAILED})
 ACTIVE: Final = frozenset({Status.QUEUED, Status.PROCESSING})
 

@@ -113,12 +113,17 @@ class RequestStore(Protocol):
     def unfinished_ids(self, user_id: str) -> Sequence[str]:
         """All of a user's unfinished requests, oldest first."""
 
-    def list(
-        self, user_id: str, *, collection: str | None = None, after: str | None = None, limit: int = 1000
+    def requests_of(
+        self,
+        user_id: str,
+        *,
+        collection: str | None = None,
+        after: Request | None = None,
+        limit: int = 1000,
     ) -> Sequence[Request]:
-        """A user's requests, oldest first; the next page is after the last id of this one.
+        """A user's requests by time of creation, then id; the next page is after this one's last.
 
-        An `after` that is gone by now still works.
+        An `after` that is gone from the store by now still works.
         """
 
     def count(self, user_id: str) -> int:
@@ -182,15 +187,16 @@ class RequestStore(Protocol):
     ) -> Sequence[Request]:
         """Requests in one unfinished status created before that time, in order of id, after an id."""
 
-    def results(self, *, after: tuple[float, str] = (0.0, ""), limit: int = 500) -> Sequence[Staged]:
+    def results(
+        self, *, after: tuple[float, str] = (0.0, ""), limit: int = 500
+    ) -> Sequence[Staged]:
         """Results of finished requests, least recently modified first, after (modified_at, id)."""
 
     def object_names_in_use(self, names: Collection[str]) -> Collection[str]:
-        """Those of *names* that a request owns, as result or input, or may yet.
+        """Those of *names* that a request owns as its result or input."""
 
-        An attempt's object that a PROCESSING request has not announced yet is in use as long as its
-        name begins with the request's id.
-        """
+    def active_ids(self, ids: Collection[str]) -> Collection[str]:
+        """Those of *ids* whose requests are unfinished, and may own objects not announced yet."""
 
     def forget_input(self, request_id: str, data: DataObject) -> None:
         """The uploaded data of a request are gone from staging: note that."""

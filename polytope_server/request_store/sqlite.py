@@ -1,0 +1,565 @@
+"""The embedded request store: one SQLite file for all processes of one machine."""
+
+import heapq
+import json
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from polytope_server.config.embedded import SqliteStoreSection
+from polytope_server.errors import LimitReached, RequestNotFound, StepLost
+from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
+from polytope_server.request_store import Snapshot, Staged, Waiting
+from polytope_server.sqlite import Database, our_errors
+from polytope_server.user import User
+
+_SCHEMA = """
+CREATE TABLE requests (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    user TEXT NOT NULL,
+    verb TEXT NOT NULL,
+    collection TEXT NOT NULL,
+    datasource TEXT NOT NULL,
+    user_request TEXT NOT NULL,
+    coerced_request TEXT NOT NULL,
+    status TEXT NOT NULL,
+    message TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    modified_at REAL NOT NULL,
+    status_history TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    holder TEXT,
+    lease_expires_at REAL,
+    bytes_staged INTEGER NOT NULL DEFAULT 0,
+    result TEXT,
+    result_name TEXT,
+    input TEXT,
+    input_name TEXT,
+    turn INTEGER NOT NULL DEFAULT 0,
+    idempotency_key TEXT
+);
+CREATE INDEX by_user ON requests (user_id, created_at, id);
+CREATE UNIQUE INDEX by_idempotency_key ON requests (user_id, idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+CREATE INDEX unfinished ON requests (user_id)
+    WHERE status IN ('uploading', 'waiting', 'queued', 'processing');
+CREATE INDEX waiting ON requests (collection, user_id, turn, seq) WHERE status = 'waiting';
+CREATE INDEX active ON requests (collection, user_id) WHERE status IN ('queued', 'processing');
+CREATE INDEX queued ON requests (modified_at) WHERE status = 'queued';
+CREATE INDEX leased ON requests (lease_expires_at) WHERE status = 'processing';
+CREATE INDEX by_status ON requests (status, id)
+    WHERE status IN ('uploading', 'waiting', 'queued', 'processing');
+CREATE INDEX finished ON requests (modified_at, id) WHERE status IN ('processed', 'failed');
+CREATE INDEX finished_by_id ON requests (id, modified_at) WHERE status IN ('processed', 'failed');
+CREATE INDEX by_result ON requests (result_name) WHERE result_name IS NOT NULL;
+CREATE INDEX by_input ON requests (input_name) WHERE input_name IS NOT NULL;
+CREATE TABLE dispatched (collection TEXT PRIMARY KEY, turn INTEGER NOT NULL);
+CREATE TABLE positions (collection TEXT PRIMARY KEY, ids TEXT NOT NULL);
+CREATE TABLE posts (post TEXT PRIMARY KEY, holder TEXT NOT NULL, expires_at REAL NOT NULL);
+CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL)
+"""
+_VERSION = 1
+
+_APPLY = """
+UPDATE requests SET
+    status = :target,
+    modified_at = :now,
+    status_history = json_insert(status_history, '$.' || :target, :now),
+    message = coalesce(:message, message),
+    attempt = attempt + :count_attempt,
+    holder = CASE WHEN :target = 'processing' THEN :holder END,
+    lease_expires_at = CASE WHEN :target = 'processing' THEN :lease_expires_at END,
+    bytes_staged = CASE WHEN :target = 'processing' THEN 0 ELSE bytes_staged END,
+    result = coalesce(:result, result),
+    result_name = coalesce(:result_name, result_name),
+    input = coalesce(:input, input),
+    input_name = coalesce(:input_name, input_name)
+WHERE id = :id AND status = :source
+    AND (:target <> 'processing' OR attempt = :attempt)
+    AND (:source <> 'processing' OR (holder = :holder AND attempt = :attempt))
+RETURNING *
+"""
+
+_GIVE_TURN = """
+UPDATE requests SET turn = max(
+    coalesce((SELECT turn FROM dispatched WHERE collection = requests.collection), 0),
+    coalesce((SELECT max(other.turn) + 1 FROM requests AS other
+              WHERE other.status = 'waiting' AND other.collection = requests.collection
+                AND other.user_id = requests.user_id AND other.seq <> requests.seq), 0))
+WHERE id = ?
+"""
+
+_NOTE_DISPATCH = """
+INSERT INTO dispatched SELECT collection, turn FROM requests WHERE id = ?
+ON CONFLICT (collection) DO UPDATE SET turn = max(turn, excluded.turn)
+"""
+
+# A "loose index scan": one step of the index for each user, whatever the users' backlogs.
+_WAITING_USERS = """
+WITH RECURSIVE users (user_id) AS (
+    SELECT min(user_id) FROM requests WHERE status = 'waiting' AND collection = :collection
+    UNION ALL
+    SELECT (SELECT min(user_id) FROM requests
+            WHERE status = 'waiting' AND collection = :collection AND user_id > users.user_id)
+    FROM users WHERE users.user_id IS NOT NULL)
+SELECT user_id, (SELECT min(turn) FROM requests
+                 WHERE status = 'waiting' AND collection = :collection
+                   AND requests.user_id = users.user_id) AS head
+FROM users WHERE user_id IS NOT NULL
+"""
+
+_WAITING_COLLECTIONS = """
+WITH RECURSIVE names (name) AS (
+    SELECT min(collection) FROM requests WHERE status = 'waiting'
+    UNION ALL
+    SELECT (SELECT min(collection) FROM requests
+            WHERE status = 'waiting' AND collection > names.name)
+    FROM names WHERE names.name IS NOT NULL)
+SELECT name FROM names WHERE name IS NOT NULL
+"""
+
+_WAITING_OF_USER = """
+SELECT turn, seq, id, user, attempt FROM requests
+WHERE status = 'waiting' AND collection = ? AND user_id = ? ORDER BY turn, seq LIMIT ?
+"""
+
+_PAGE = 500
+"""Most names or ids in one statement."""
+
+
+class SqliteRequestStore:
+    """See `polytope_server.request_store.RequestStore`."""
+
+    Config = SqliteStoreSection
+
+    def __init__(self, config: SqliteStoreSection) -> None:
+        self._database = Database(config.path, schema=_SCHEMA, version=_VERSION, durable=True)
+
+    def ping(self) -> None:
+        self._database.ping()
+
+    def now(self) -> float:
+        return time.time()
+
+    def add(
+        self,
+        request: Request,
+        *,
+        idempotency_key: str | None = None,
+        max_unfinished: int | None = None,
+    ) -> Request:
+        now = self.now()
+        user_id = request.user.id
+        with self._database.transaction() as db:
+            if idempotency_key is not None:
+                earlier = db.execute(
+                    "SELECT * FROM requests WHERE user_id = ? AND idempotency_key = ?",
+                    (user_id, idempotency_key),
+                ).fetchone()
+                if earlier:
+                    return _request(earlier)
+            if max_unfinished is not None:
+                (unfinished,) = db.execute(
+                    "SELECT count(*) FROM requests WHERE user_id = ?"
+                    " AND status IN ('uploading', 'waiting', 'queued', 'processing')",
+                    (user_id,),
+                ).fetchone()
+                if unfinished >= max_unfinished:
+                    raise LimitReached(
+                        f"You have {unfinished} unfinished requests and may have {max_unfinished}; "
+                        "wait for some of them, or revoke them."
+                    )
+            db.execute(
+                "INSERT INTO requests (id, user_id, user, verb, collection, datasource, user_request,"
+                " coerced_request, status, message, created_at, modified_at, status_history, attempt,"
+                " idempotency_key, input, input_name)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    request.id,
+                    user_id,
+                    json.dumps(request.user.as_json()),
+                    request.verb,
+                    request.collection,
+                    request.datasource,
+                    request.user_request,
+                    json.dumps(dict(request.coerced_request)),
+                    request.status,
+                    request.message,
+                    now,
+                    now,
+                    json.dumps({request.status: now}),
+                    request.attempt,
+                    idempotency_key,
+                    _object_text(request.input),
+                    request.input.name if request.input else None,
+                ),
+            )
+            if request.status is Status.WAITING:
+                db.execute(_GIVE_TURN, (request.id,))
+            return _request(_row(db, request.id))
+
+    def get(self, request_id: str) -> Request:
+        with our_errors():
+            row = _row(self._database.connection(), request_id)
+        if row is None:
+            raise RequestNotFound(request_id)
+        return _request(row)
+
+    def snapshots(self, ids: Collection[str]) -> Mapping[str, Snapshot]:
+        found: dict[str, Snapshot] = {}
+        with our_errors():
+            db = self._database.connection()
+            for page in _pages(ids):
+                for row in db.execute(
+                    "SELECT id, status, message, bytes_staged FROM requests"
+                    f" WHERE id IN ({_marks(page)})",
+                    page,
+                ):
+                    found[row["id"]] = Snapshot(
+                        id=row["id"],
+                        status=Status(row["status"]),
+                        message=row["message"],
+                        bytes_staged=row["bytes_staged"],
+                    )
+        return found
+
+    def apply(self, step: Step) -> Request:
+        with self._database.transaction() as db:
+            row = self._take(db, step)
+            if row is None:
+                stands = _row(db, step.id)
+        if row is not None:
+            return _request(row)
+        if stands is None:
+            raise RequestNotFound(step.id)
+        raise StepLost(f"{step.id} does not stand in {step.source} any more")
+
+    def apply_each(self, steps: Sequence[Step]) -> Sequence[Request | None]:
+        if not steps:
+            return []
+        with self._database.transaction() as db:
+            rows = [self._take(db, step) for step in steps]
+        return [_request(row) if row is not None else None for row in rows]
+
+    def _take(self, db: sqlite3.Connection, step: Step) -> sqlite3.Row | None:
+        now = self.now()
+        lease = step.lease
+        row: sqlite3.Row | None = db.execute(
+            _APPLY,
+            {
+                "id": step.id,
+                "source": step.source,
+                "target": step.target,
+                "now": now,
+                "message": step.message,
+                "count_attempt": int(step.count_attempt),
+                "holder": lease.holder if lease else None,
+                "attempt": lease.attempt if lease else None,
+                "lease_expires_at": now + step.lease_s,
+                "result": _object_text(step.result),
+                "result_name": step.result.name if step.result else None,
+                "input": _object_text(step.input),
+                "input_name": step.input.name if step.input else None,
+            },
+        ).fetchone()
+        if row is not None and step.source is Status.UPLOADING and step.target is Status.WAITING:
+            db.execute(_GIVE_TURN, (step.id,))
+        if row is not None and step.target is Status.QUEUED:
+            db.execute(_NOTE_DISPATCH, (step.id,))
+        return row
+
+    def remove(self, request_id: str, *, user_id: str | None = None) -> Request:
+        with self._database.transaction() as db:
+            row = db.execute(
+                "DELETE FROM requests WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2) RETURNING *",
+                (request_id, user_id),
+            ).fetchone()
+        if row is None:
+            raise RequestNotFound(request_id)
+        return _request(row)
+
+    def remove_if_finished(self, request_id: str, *, not_after: float) -> Request | None:
+        with self._database.transaction() as db:
+            row = db.execute(
+                "DELETE FROM requests WHERE id = ? AND status IN ('processed', 'failed')"
+                " AND modified_at <= ? RETURNING *",
+                (request_id, not_after),
+            ).fetchone()
+        return _request(row) if row is not None else None
+
+    # --- a user's own
+
+    def unfinished_ids(self, user_id: str) -> Sequence[str]:
+        return self._column(
+            "SELECT id FROM requests WHERE user_id = ?"
+            " AND status IN ('uploading', 'waiting', 'queued', 'processing') ORDER BY created_at, id",
+            (user_id,),
+        )
+
+    def requests_of(
+        self,
+        user_id: str,
+        *,
+        collection: str | None = None,
+        after: Request | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Request]:
+        rows = self._rows(
+            "SELECT * FROM requests WHERE user_id = ?1 AND (?2 IS NULL OR collection = ?2)"
+            " AND (created_at, id) > (?3, ?4) ORDER BY created_at, id LIMIT ?5",
+            (
+                user_id,
+                collection,
+                after.created_at if after else 0.0,
+                after.id if after else "",
+                limit,
+            ),
+        )
+        return [_request(row) for row in rows]
+
+    def count(self, user_id: str) -> int:
+        return int(
+            self._rows("SELECT count(*) AS n FROM requests WHERE user_id = ?", (user_id,))[0]["n"]
+        )
+
+    # --- the broker
+
+    def active_counts(self) -> Mapping[tuple[str, str], int]:
+        rows = self._rows(
+            "SELECT collection, user_id, count(*) AS n FROM requests"
+            " WHERE status IN ('queued', 'processing') GROUP BY collection, user_id"
+        )
+        return {(row["collection"], row["user_id"]): row["n"] for row in rows}
+
+    def queued_count(self) -> int:
+        return int(self._rows("SELECT count(*) AS n FROM requests WHERE status = 'queued'")[0]["n"])
+
+    def waiting_collections(self) -> Sequence[str]:
+        return self._column(_WAITING_COLLECTIONS)
+
+    def next_waiting(
+        self, collection: str, *, leaving_out: Collection[str], limit: int
+    ) -> Sequence[Waiting]:
+        with our_errors():
+            db = self._database.connection()
+            heads = [
+                (row["head"], row["user_id"])
+                for row in db.execute(_WAITING_USERS, {"collection": collection})
+                if row["user_id"] not in leaving_out
+            ]
+            # The first `limit` requests are among those of the `limit` users whose heads come first.
+            lines = [
+                db.execute(_WAITING_OF_USER, (collection, user_id, limit))
+                for _, user_id in heapq.nsmallest(limit, heads)
+            ]
+            merged = heapq.merge(*lines, key=lambda row: (row["turn"], row["seq"]))
+            return [
+                Waiting(id=row["id"], user=_user(row["user"]), attempt=row["attempt"])
+                for row, _ in zip(merged, range(limit), strict=False)
+            ]
+
+    def queued_since(self, before: float, *, limit: int) -> Sequence[tuple[str, int]]:
+        rows = self._rows(
+            "SELECT id, attempt FROM requests WHERE status = 'queued' AND modified_at <= ?"
+            " ORDER BY modified_at LIMIT ?",
+            (before, limit),
+        )
+        return [(row["id"], row["attempt"]) for row in rows]
+
+    def expired_leases(self, *, limit: int) -> Sequence[Request]:
+        rows = self._rows(
+            "SELECT * FROM requests WHERE status = 'processing' AND lease_expires_at < ?"
+            " ORDER BY lease_expires_at LIMIT ?",
+            (self.now(), limit),
+        )
+        return [_request(row) for row in rows]
+
+    def put_positions(self, collection: str, ids: Sequence[str]) -> None:
+        with self._database.transaction(durable=False) as db:
+            db.execute(
+                "INSERT INTO positions VALUES (?, ?)"
+                " ON CONFLICT (collection) DO UPDATE SET ids = excluded.ids",
+                (collection, json.dumps(list(ids))),
+            )
+
+    def positions(self, collection: str) -> Sequence[str]:
+        rows = self._rows("SELECT ids FROM positions WHERE collection = ?", (collection,))
+        return json.loads(rows[0]["ids"]) if rows else []
+
+    def take_post(self, post: str, holder: str, *, duration_s: float) -> bool:
+        now = self.now()
+        with self._database.transaction(durable=False) as db:
+            row = db.execute(
+                "INSERT INTO posts VALUES (:post, :holder, :expires_at)"
+                " ON CONFLICT (post) DO UPDATE SET holder = :holder, expires_at = :expires_at"
+                " WHERE holder = :holder OR expires_at < :now RETURNING holder",
+                {"post": post, "holder": holder, "expires_at": now + duration_s, "now": now},
+            ).fetchone()
+        return row is not None
+
+    def leave_post(self, post: str, holder: str) -> None:
+        with self._database.transaction(durable=False) as db:
+            db.execute("DELETE FROM posts WHERE post = ? AND holder = ?", (post, holder))
+
+    # --- the worker
+
+    def renew(self, leases: Mapping[str, Lease], *, duration_s: float) -> Collection[str]:
+        if not leases:
+            return set()
+        expires_at = self.now() + duration_s
+        with self._database.transaction(durable=False) as db:
+            return {
+                request_id
+                for request_id, lease in leases.items()
+                if db.execute(
+                    "UPDATE requests SET lease_expires_at = ?"
+                    " WHERE id = ? AND status = 'processing' AND holder = ? AND attempt = ?",
+                    (expires_at, request_id, lease.holder, lease.attempt),
+                ).rowcount
+            }
+
+    def report(self, request_id: str, lease: Lease, *, bytes_staged: int) -> None:
+        with self._database.transaction(durable=False) as db:
+            db.execute(
+                "UPDATE requests SET bytes_staged = ?"
+                " WHERE id = ? AND status = 'processing' AND holder = ? AND attempt = ?",
+                (bytes_staged, request_id, lease.holder, lease.attempt),
+            )
+
+    # --- the collector
+
+    def finished_before(self, before: float, *, after: str = "", limit: int = 500) -> Sequence[str]:
+        return self._column(
+            "SELECT id FROM requests WHERE status IN ('processed', 'failed')"
+            " AND id > ? AND modified_at < ? ORDER BY id LIMIT ?",
+            (after, before, limit),
+        )
+
+    def unfinished_before(
+        self, before: float, *, status: Status, after: str = "", limit: int = 500
+    ) -> Sequence[Request]:
+        rows = self._rows(
+            "SELECT * FROM requests"
+            " WHERE status IN ('uploading', 'waiting', 'queued', 'processing')"
+            " AND status = ? AND id > ? AND created_at < ? ORDER BY id LIMIT ?",
+            (status, after, before, limit),
+        )
+        return [_request(row) for row in rows]
+
+    def results(
+        self, *, after: tuple[float, str] = (0.0, ""), limit: int = 500
+    ) -> Sequence[Staged]:
+        rows = self._rows(
+            "SELECT id, result, modified_at FROM requests WHERE status IN ('processed', 'failed')"
+            " AND (modified_at, id) > (?, ?) AND result IS NOT NULL"
+            " ORDER BY modified_at, id LIMIT ?",
+            (*after, limit),
+        )
+        return [
+            Staged(
+                id=row["id"],
+                name=data["name"],
+                size_bytes=data["size_bytes"],
+                modified_at=row["modified_at"],
+            )
+            for row in rows
+            for data in (json.loads(row["result"]),)
+        ]
+
+    def object_names_in_use(self, names: Collection[str]) -> Collection[str]:
+        used: set[str] = set()
+        for page in _pages(names):
+            for column in ("result_name", "input_name"):
+                used.update(
+                    self._column(
+                        f"SELECT {column} FROM requests WHERE {column} IN ({_marks(page)})", page
+                    )
+                )
+        return used
+
+    def active_ids(self, ids: Collection[str]) -> Collection[str]:
+        found: set[str] = set()
+        for page in _pages(ids):
+            found.update(
+                self._column(
+                    "SELECT id FROM requests WHERE status IN"
+                    f" ('uploading', 'waiting', 'queued', 'processing') AND id IN ({_marks(page)})",
+                    page,
+                )
+            )
+        return found
+
+    def forget_input(self, request_id: str, data: DataObject) -> None:
+        with self._database.transaction() as db:
+            db.execute(
+                "UPDATE requests SET input = NULL, input_name = NULL"
+                " WHERE id = ? AND input_name = ?",
+                (request_id, data.name),
+            )
+
+    # --- shared secrets of one deployment
+
+    def shared_secret(self, name: str, proposal: str) -> str:
+        with self._database.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO secrets VALUES (?, ?)", (name, proposal))
+            (value,) = db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
+        return str(value)
+
+    def _rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with our_errors():
+            return self._database.connection().execute(statement, parameters).fetchall()
+
+    def _column(self, statement: str, parameters: Sequence[Any] = ()) -> list[str]:
+        return [row[0] for row in self._rows(statement, parameters)]
+
+
+def _row(db: sqlite3.Connection, request_id: str) -> Any:
+    return db.execute("SELECT * FROM requests WHERE id = ?", (request_id,)).fetchone()
+
+
+def _request(row: sqlite3.Row) -> Request:
+    return Request(
+        id=row["id"],
+        user=_user(row["user"]),
+        verb=Verb(row["verb"]),
+        collection=row["collection"],
+        datasource=row["datasource"],
+        user_request=row["user_request"],
+        coerced_request=json.loads(row["coerced_request"]),
+        status=Status(row["status"]),
+        message=row["message"],
+        created_at=row["created_at"],
+        modified_at=row["modified_at"],
+        status_history=json.loads(row["status_history"]),
+        attempt=row["attempt"],
+        holder=row["holder"],
+        lease_expires_at=row["lease_expires_at"],
+        bytes_staged=row["bytes_staged"],
+        result=_object(row["result"]),
+        input=_object(row["input"]),
+    )
+
+
+def _user(text: str) -> User:
+    return User.from_json(json.loads(text))
+
+
+def _object(text: str | None) -> DataObject | None:
+    return DataObject(**json.loads(text)) if text is not None else None
+
+
+def _object_text(data: DataObject | None) -> str | None:
+    return json.dumps(data.as_json()) if data is not None else None
+
+
+def _pages(items: Iterable[str]) -> Iterator[list[str]]:
+    everything = list(items)
+    for start in range(0, len(everything), _PAGE):
+        yield everything[start : start + _PAGE]
+
+
+def _marks(page: Sequence[str]) -> str:
+    return ", ".join("?" * len(page))

@@ -1,0 +1,135 @@
+"""SQLite as our embedded back-ends use it: one connection a thread, WAL, short transactions."""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from polytope_server.errors import BackendUnavailable, ConfigurationError
+
+BUSY_TIMEOUT_S = 30.0
+
+
+class Database:
+    """A database file that many threads and processes share.
+
+    Every thread has its own two connections, made when it first asks: a durable one, whose commits
+    survive a power cut (`synchronous=FULL`), and one for hints, whose commits survive only the process.
+
+    Args:
+        path: the file; its directory is made, closed to others.
+        schema: statements that make an empty file ours.
+        version: what `schema` makes, kept in the file. One version's difference is tolerated, so that
+            old and new processes can run side by side during an upgrade.
+        durable: False for files that may lose their last commits at a power cut.
+        replaceable: follow the path if somebody removes the file; for files that hold no truth.
+
+    Raises:
+        ConfigurationError: the file cannot be opened or made, is not ours, or too old or new for us.
+    """
+
+    def __init__(
+        self, path: Path, *, schema: str, version: int, durable: bool, replaceable: bool = False
+    ) -> None:
+        self._path, self._schema, self._version = path, schema, version
+        self._durable, self._replaceable = durable, replaceable
+        self._threads = threading.local()
+        try:
+            self._make_file()
+            self._open_checked().close()
+        except OSError as exc:
+            raise ConfigurationError(
+                f"{path}: cannot be used as a database: {exc.strerror}"
+            ) from exc
+        except sqlite3.Error as exc:
+            raise ConfigurationError(f"{path}: cannot be used as a database: {exc}") from exc
+
+    def ping(self) -> None:
+        """Return if the file answers; `BackendUnavailable` if not."""
+        with our_errors():
+            self.connection().execute("SELECT count(*) FROM sqlite_schema").fetchone()
+
+    def connection(self, *, durable: bool = True) -> sqlite3.Connection:
+        """This thread's connection, in autocommit mode."""
+        name = "durable" if durable and self._durable else "hints"
+        if self._replaceable:
+            self._follow(name)
+        known: sqlite3.Connection | None = getattr(self._threads, name, None)
+        if known is None:
+            known = self._open(synchronous="FULL" if name == "durable" else "NORMAL")
+            setattr(self._threads, name, known)
+        return known
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A write transaction, committed at the end or rolled back by an exception."""
+        with our_errors():
+            db = self.connection(durable=durable)
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    def _make_file(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+
+    def _open(self, *, synchronous: str) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={synchronous}")
+        db.execute("PRAGMA foreign_keys=ON")
+        return db
+
+    def _open_checked(self) -> sqlite3.Connection:
+        db = self._open(synchronous="FULL")
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            if db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+                raise ConfigurationError(f"{self._path}: this is a database of something else")
+            for statement in self._schema.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version={self._version}")
+        elif abs(version - self._version) > 1:
+            raise ConfigurationError(
+                f"{self._path}: has schema version {version}, this server reads {self._version}"
+            )
+        db.execute("COMMIT")
+        return db
+
+    def _follow(self, name: str) -> None:
+        """Forget this thread's connection if the file at our path is another one by now."""
+        known: tuple[int, int] | None = getattr(self._threads, f"{name}_file", None)
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            self._make_file()
+            self._open_checked().close()
+            found = os.stat(self._path)
+        identity = (found.st_dev, found.st_ino)
+        if known != identity:
+            setattr(self._threads, name, None)
+            setattr(self._threads, f"{name}_file", identity)
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """SQLite's errors as ours: whatever fails here may work later."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise BackendUnavailable(f"the embedded database does not answer: {exc}") from exc
+    except OSError as exc:
+        raise BackendUnavailable(
+            f"the embedded database cannot be reached: {exc.strerror}"
+        ) from exc

@@ -127,6 +127,7 @@ class Request:
 class Step:
     """One step of one request: where it must stand now, and where it goes.
 
+    With `only_if_expired` the lease must have run out, by the store's clock, when the step is taken.
     `lease` is written on the way into PROCESSING (its attempt must be the request's own) and must
     match on the way out. `count_attempt` raises the attempt by one, for a request whose worker died.
     Without `message` the old one stays.
@@ -141,6 +142,7 @@ class Step:
     result: DataObject | None = None
     input: DataObject | None = None
     count_attempt: bool = False
+    only_if_expired: bool = False
 
     def __post_init__(self) -> None:
         if self.target not in STEPS[self.source]:

@@ -80,6 +80,7 @@ UPDATE requests SET
 WHERE id = :id AND status = :source
     AND (:target <> 'processing' OR attempt = :attempt)
     AND (:source <> 'processing' OR (holder = :holder AND attempt = :attempt))
+    AND (NOT :only_if_expired OR lease_expires_at < :now)
 RETURNING *
 """
 
@@ -256,6 +257,7 @@ class SqliteRequestStore:
                 "now": now,
                 "message": step.message,
                 "count_attempt": int(step.count_attempt),
+                "only_if_expired": int(step.only_if_expired),
                 "holder": lease.holder if lease else None,
                 "attempt": lease.attempt if lease else None,
                 "lease_expires_at": now + step.lease_s,

@@ -1,0 +1,260 @@
+"""The broker's loop: asks the store, lets the scheduler decide, and tells store and queue."""
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+
+from polytope_server.broker.scheduler import Limits, choose, take_turns
+from polytope_server.config.model import BrokerSection
+from polytope_server.errors import BackendUnavailable
+from polytope_server.lifecycle import Stop
+from polytope_server.observability.logging import log_context
+from polytope_server.observability.metrics import Metrics
+from polytope_server.queue import Hints, Message, Queue, Topic
+from polytope_server.request import Request, Status, Step
+from polytope_server.request_store import RequestStore, Waiting
+
+logger = logging.getLogger(__name__)
+
+POST = "broker"
+POSITIONS = 100
+"""So many of the next requests of a collection are told their exact place."""
+_POSITIONS_EVERY_S = 1.0
+_RECOVER_EVERY_S = 1.0
+_AGE_EVERY_S = 60.0
+_BATCH = 100
+
+
+class Broker:
+    """Schedules requests while it holds the post; stands by while another one does.
+
+    Everything it does may be done twice or be cut off at any line: each step is a compare-and-set, and
+    what was queued but not published is published again.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: RequestStore,
+        queue: Queue,
+        limits: Mapping[str, Limits],
+        settings: BrokerSection,
+        metrics: Metrics,
+    ) -> None:
+        self._store, self._queue, self._limits = store, queue, limits
+        self._settings, self._metrics = settings, metrics
+        self._holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._active = False
+        self._post_until = 0.0
+        self._due: dict[str, float] = {}
+        self._positions: dict[str, Sequence[str]] = {}
+        self._rotation = 0
+
+    def run(self, stop: Stop) -> None:
+        """Work until asked to stop; a back-end that is away is waited for."""
+        with (
+            self._queue.listen(Topic.SUBMITTED, Topic.TAKEN, Topic.CHANGED) as hints,
+            stop.calling(hints.interrupt),
+        ):
+            pause_s = 0.0
+            while not stop.requested:
+                try:
+                    self.turn()
+                    pause_s = 0.0
+                except BackendUnavailable as exc:
+                    pause_s = min(10.0, 2 * pause_s or 0.2)
+                    logger.warning("a back-end is away", extra={"cause": str(exc)})
+                    stop.wait(pause_s)
+                    continue
+                except Exception:
+                    # One bad turn must not end the scheduling of everybody else's requests.
+                    logger.exception("a scheduling cycle failed")
+                    stop.wait(1.0)
+                    continue
+                self._sleep(hints)
+        if self._active:
+            try:
+                self._store.leave_post(POST, self._holder)
+            except BackendUnavailable:
+                logger.info("could not give up the post; it ends by itself")
+
+    def _sleep(self, hints: Hints) -> None:
+        longest_s = min(self._settings.interval, self._settings.lease / 3)
+        if not self._active:
+            # Hints are for whoever is active: a standby looks only whether the post is free.
+            end = time.monotonic() + longest_s
+            while (left := end - time.monotonic()) > 0 and hints.wait(left):
+                pass
+            return
+        hints.wait(longest_s)
+
+    def turn(self) -> None:
+        """One cycle: everything that is due now."""
+        if not self._hold_post():
+            return
+        if self._is_due("recover", _RECOVER_EVERY_S):
+            self._recover()
+            self._fail_removed_collections()
+        with self._metrics.scheduling_seconds.time():
+            self._schedule()
+        if self._is_due("republish", self._settings.republish_after):
+            self._republish(older_than_s=self._settings.republish_after)
+        if self._is_due("age", _AGE_EVERY_S):
+            self._fail_too_old()
+        if self._is_due("positions", _POSITIONS_EVERY_S):
+            self._tell_positions()
+
+    def _is_due(self, job: str, every_s: float) -> bool:
+        now = time.monotonic()
+        if now < self._due.get(job, 0.0):
+            return False
+        self._due[job] = now + every_s
+        return True
+
+    def _hold_post(self) -> bool:
+        now = time.monotonic()
+        if self._active and now < self._post_until - self._settings.lease * 2 / 3:
+            return True
+        was_active = self._active
+        self._active = self._store.take_post(
+            POST, self._holder, duration_s=self._settings.lease
+        )
+        self._post_until = now + self._settings.lease
+        if self._active and not was_active:
+            logger.info("this broker is active now", extra={"holder": self._holder})
+            self._positions.clear()
+            self._republish(older_than_s=0.0)
+        elif was_active and not self._active:
+            logger.warning("another broker has taken over; standing by")
+        return self._active
+
+    # --- what goes forward
+
+    def _schedule(self) -> None:
+        free = self._settings.max_queued - self._store.queued_count()
+        if free <= 0:
+            return
+        names = [name for name in self._store.waiting_collections() if name in self._limits]
+        if not names:
+            return
+        self._rotation += 1
+        first = self._rotation % len(names)
+        active = self._store.active_counts()
+        lines = [
+            self._line(name, _of_collection(active, name), free)
+            for name in (*names[first:], *names[:first])
+        ]
+        chosen = list(take_turns(lines, free=free))
+        taken = self._store.apply_each(
+            [Step(id=w.id, source=Status.WAITING, target=Status.QUEUED) for w in chosen]
+        )
+        queued = [request for request in taken if request is not None]
+        self._queue.publish([Message(id=r.id, attempt=r.attempt) for r in queued])
+        for request in queued:
+            with log_context(request_id=request.id, user=request.user.username):
+                logger.info("queued", extra={"collection": request.collection})
+
+    def _line(self, collection: str, active: Mapping[str, int], free: int) -> Sequence[Waiting]:
+        """Up to *free* requests of one collection that its limits allow now."""
+        limits = self._limits[collection]
+        counts = dict(active)
+        line: list[Waiting] = []
+        full: set[str] = set()
+        while len(line) < free:
+            seen = {waiting.id for waiting in line}
+            waiting = self._store.next_waiting(
+                collection, leaving_out=full, limit=free + len(seen)
+            )
+            fresh = [candidate for candidate in waiting if candidate.id not in seen]
+            choice = choose(fresh, limits=limits, active=counts, free=free - len(line))
+            line.extend(choice.chosen)
+            for candidate in choice.chosen:
+                counts[candidate.user.id] = counts.get(candidate.user.id, 0) + 1
+            if not choice.saturated - full or len(waiting) < free + len(seen):
+                break
+            full |= choice.saturated
+        return line
+
+    def _republish(self, *, older_than_s: float) -> None:
+        """Put on the queue again what is queued but not there: messages are allowed to get lost."""
+        if self._queue.size() >= self._store.queued_count():
+            return
+        lost = self._store.queued_since(
+            self._store.now() - older_than_s, limit=max(_BATCH, 2 * self._settings.max_queued)
+        )
+        if lost:
+            logger.info("publishing again what may have got lost", extra={"messages": len(lost)})
+            self._queue.publish([Message(id=i, attempt=attempt) for i, attempt in lost])
+
+    # --- what goes back, or ends
+
+    def _recover(self) -> None:
+        while expired := self._store.expired_leases(limit=_BATCH):
+            taken = self._store.apply_each([self._after_death(request) for request in expired])
+            if not any(self._tell(request) for request in taken if request is not None):
+                return
+
+    def _after_death(self, request: Request) -> Step:
+        last = request.attempt >= self._settings.max_attempts
+        message = (
+            f"The worker was lost while it ran this request, {request.attempt} times in a row; "
+            f"it was not tried again. Please quote {request.id}."
+            if last
+            else f"The worker was lost; this is attempt {request.attempt + 1}."
+        )
+        return Step(
+            id=request.id,
+            source=Status.PROCESSING,
+            target=Status.FAILED if last else Status.WAITING,
+            lease=request.lease,
+            message=message,
+            count_attempt=not last,
+            only_if_expired=True,
+        )
+
+    def _fail_removed_collections(self) -> None:
+        for name in self._store.waiting_collections():
+            if name in self._limits:
+                continue
+            waiting = self._store.next_waiting(name, leaving_out=(), limit=_BATCH)
+            message = f"The collection {name} is not offered any more."
+            self._fail([w.id for w in waiting], Status.WAITING, message)
+
+    def _fail_too_old(self) -> None:
+        before = self._store.now() - self._settings.max_age
+        days = self._settings.max_age / 86400
+        message = f"This request did not finish within {days:g} days and was given up."
+        for status in (Status.WAITING, Status.QUEUED):
+            old = self._store.unfinished_before(before, status=status, limit=_BATCH)
+            self._fail([request.id for request in old], status, message)
+
+    def _fail(self, ids: Sequence[str], source: Status, message: str) -> None:
+        steps = [Step(id=i, source=source, target=Status.FAILED, message=message) for i in ids]
+        for request in self._store.apply_each(steps):
+            if request is not None:
+                self._tell(request)
+
+    def _tell(self, request: Request) -> bool:
+        with log_context(request_id=request.id, user=request.user.username):
+            logger.warning(
+                request.message or "moved on",
+                extra={"collection": request.collection, "status": request.status},
+            )
+        self._queue.hint(Topic.CHANGED, request.id)
+        return True
+
+    def _tell_positions(self) -> None:
+        waiting = self._store.waiting_collections()
+        for name in {*waiting, *self._positions}:
+            line = self._store.next_waiting(name, leaving_out=(), limit=POSITIONS)
+            ids = [candidate.id for candidate in line]
+            if ids != self._positions.get(name):
+                self._store.put_positions(name, ids)
+                self._positions[name] = ids
+
+
+def _of_collection(active: Mapping[tuple[str, str], int], name: str) -> Mapping[str, int]:
+    return {user_id: count for (collection, user_id), count in active.items() if collection == name}

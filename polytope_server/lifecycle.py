@@ -1,0 +1,110 @@
+"""How a long-running process starts, waits for what is away, and ends."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+from tenacity import (
+    RetryCallState,
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from polytope_server.errors import BackendUnavailable
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Stop:
+    """Whether the process has been asked to end, and who wants to hear of it."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def requested(self) -> bool:
+        return self.event.is_set()
+
+    def request(self) -> None:
+        """Ask for the end. Safe in a signal handler, and twice."""
+        self.event.set()
+        for listener in tuple(self._listeners):
+            listener()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep unless or until the end is asked for; whether it was."""
+        return self.event.wait(timeout_s)
+
+    @contextmanager
+    def calling(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Have *listener* called when the end is asked for; at once if it has been."""
+        self._listeners.append(listener)
+        try:
+            if self.requested:
+                listener()
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def on_signals(self) -> None:
+        """Let SIGTERM and SIGINT ask for the end. In the main thread only."""
+
+        def handler(_number: int, _frame: FrameType | None) -> None:
+            self.request()
+
+        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGINT, handler)
+
+
+class Stopped(Exception):  # noqa: N818 -- an ending, not an error
+    """The process was asked to end while it waited for something."""
+
+
+def patiently(
+    action: Callable[[], T], *, stop: Stop, what: str, at_most_s: float | None = None
+) -> T:
+    """The result of *action*, tried again with back-off and jitter while a back-end is away.
+
+    Args:
+        what: what it is that we wait for, for the log.
+        at_most_s: then give up; None waits for ever.
+
+    Raises:
+        Stopped: the process was asked to end meanwhile.
+        BackendUnavailable: it was still away after `at_most_s`.
+    """
+
+    def say(state: RetryCallState) -> None:
+        logger.warning(
+            "a back-end is away; trying again",
+            extra={"waiting_for": what, "cause": str(state.outcome and state.outcome.exception())},
+        )
+
+    stops = [stop_when_event_set(stop.event)]
+    if at_most_s is not None:
+        stops.append(stop_after_delay(at_most_s))
+    try:
+        return Retrying(
+            retry=retry_if_exception_type(BackendUnavailable),
+            wait=wait_random_exponential(multiplier=0.1, max=10),
+            stop=stop_any(*stops),
+            sleep=sleep_using_event(stop.event),
+            before_sleep=say,
+        )(action)
+    except RetryError as exc:
+        if stop.requested:
+            raise Stopped from exc
+        raise BackendUnavailable(f"{what}: still away") from exc

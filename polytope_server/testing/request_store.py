@@ -1,0 +1,569 @@
+"""What every request store must do. Subclass `RequestStoreContract` and give it a `store` fixture."""
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from polytope_server.errors import LimitReached, RequestNotFound, StepLost
+from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
+from polytope_server.request_store import RequestStore, Waiting
+from polytope_server.user import User
+
+JOE = User(username="joe", realm="r", roles=frozenset({"default", "staff"}))
+ANN = User(username="ann", realm="r")
+
+_numbers = itertools.count()
+
+T = TypeVar("T")
+
+
+def new_request(
+    *,
+    user: User = JOE,
+    collection: str = "c1",
+    status: Status = Status.WAITING,
+    verb: Verb = Verb.RETRIEVE,
+    request_id: str | None = None,
+) -> Request:
+    """A request as a frontend makes it."""
+    return Request(
+        id=request_id or f"request-{next(_numbers):06}",
+        user=user,
+        verb=verb,
+        collection=collection,
+        datasource="d",
+        user_request="class: od",
+        coerced_request={"class": "od", "feature": {"points": [[1e-05, None]]}},
+        status=status,
+    )
+
+
+def enqueue(store: RequestStore, request: Request) -> Request:
+    """Take a waiting request to QUEUED."""
+    return store.apply(Step(id=request.id, source=Status.WAITING, target=Status.QUEUED))
+
+
+def start(
+    store: RequestStore, request: Request, *, holder: str = "w", lease_s: float = 30.0
+) -> Request:
+    """Take a waiting request to PROCESSING."""
+    queued = enqueue(store, request)
+    lease = Lease(holder=holder, attempt=queued.attempt)
+    return store.apply(
+        Step(
+            id=request.id,
+            source=Status.QUEUED,
+            target=Status.PROCESSING,
+            lease=lease,
+            lease_s=lease_s,
+        )
+    )
+
+
+def finish(
+    store: RequestStore,
+    request: Request,
+    *,
+    result: DataObject | None = None,
+    target: Status = Status.PROCESSED,
+) -> Request:
+    """Take a PROCESSING request to its end."""
+    return store.apply(
+        Step(
+            id=request.id,
+            source=Status.PROCESSING,
+            target=target,
+            lease=request.lease,
+            message="Success",
+            result=result,
+        )
+    )
+
+
+def an_object(name: str, *, size_bytes: int = 10) -> DataObject:
+    return DataObject(
+        name=name, media_type="application/x-grib", size_bytes=size_bytes, sha256="0" * 64
+    )
+
+
+class RequestStoreContract:
+    """The contract of `polytope_server.request_store.RequestStore`."""
+
+    def test_it_answers(self, store: RequestStore) -> None:
+        store.ping()
+        assert abs(store.now() - time.time()) < 3600
+
+    # --- keeping
+
+    def test_what_was_added_comes_back(self, store: RequestStore) -> None:
+        request = new_request()
+        added = store.add(request)
+        assert store.get(request.id) == added
+        assert added.coerced_request == request.coerced_request
+        assert added.user == JOE
+        assert added.status is Status.WAITING
+        assert added.created_at == added.modified_at > 0
+        assert added.status_history == {"waiting": added.created_at}
+
+    def test_attributes_of_a_user_are_not_stored(self, store: RequestStore) -> None:
+        user = User(username="joe", realm="r", attributes={"ecmwf-apikey": "hush"})
+        added = store.add(new_request(user=user))
+        assert dict(store.get(added.id).user.attributes) == {}
+
+    def test_an_unknown_request_is_not_found(self, store: RequestStore) -> None:
+        with pytest.raises(RequestNotFound):
+            store.get("nobody")
+        with pytest.raises(RequestNotFound):
+            store.apply(Step(id="nobody", source=Status.WAITING, target=Status.QUEUED))
+
+    def test_the_same_idempotency_key_gives_the_first_request_again(
+        self, store: RequestStore
+    ) -> None:
+        first = store.add(new_request(), idempotency_key="k")
+        enqueue(store, first)
+        again = store.add(new_request(), idempotency_key="k")
+        assert (again.id, again.status) == (first.id, Status.QUEUED)
+        assert store.count(JOE.id) == 1
+        assert store.add(new_request(user=ANN), idempotency_key="k").id != first.id
+
+    def test_one_idempotency_key_used_at_once_makes_one_request(self, store: RequestStore) -> None:
+        ids = _race(8, lambda _: store.add(new_request(), idempotency_key="k").id)
+        assert len(set(ids)) == 1
+
+    def test_a_user_may_not_have_more_unfinished_requests_than_allowed(
+        self, store: RequestStore
+    ) -> None:
+        one = store.add(new_request(), max_unfinished=2)
+        store.add(new_request(status=Status.UPLOADING, verb=Verb.ARCHIVE), max_unfinished=2)
+        with pytest.raises(LimitReached, match="may have 2"):
+            store.add(new_request(), max_unfinished=2)
+        store.add(new_request(user=ANN), max_unfinished=2)
+        finish(store, start(store, one))
+        store.add(new_request(), max_unfinished=2)
+        assert store.count(JOE.id) == 3
+
+    # --- steps
+
+    def test_a_whole_life(self, store: RequestStore) -> None:
+        request = store.add(new_request())
+        running = start(store, request, holder="w1")
+        assert running.status is Status.PROCESSING
+        assert running.lease == Lease(holder="w1", attempt=1)
+        assert running.lease_expires_at is not None
+        assert running.lease_expires_at > store.now()
+        done = finish(store, running, result=an_object("o"))
+        assert done == store.get(request.id)
+        assert done.status is Status.PROCESSED
+        assert done.result == an_object("o")
+        assert done.message == "Success"
+        assert (done.holder, done.lease_expires_at) == (None, None)
+        assert list(done.status_history) == ["waiting", "queued", "processing", "processed"]
+
+    def test_a_step_from_elsewhere_is_lost_and_writes_nothing(self, store: RequestStore) -> None:
+        request = store.add(new_request())
+        before = enqueue(store, request)
+        with pytest.raises(StepLost):
+            enqueue(store, request)
+        assert store.get(request.id) == before
+
+    def test_of_many_with_the_same_step_one_wins(self, store: RequestStore) -> None:
+        request = store.add(new_request())
+
+        def attempt(_: int) -> bool:
+            try:
+                enqueue(store, request)
+            except StepLost:
+                return False
+            return True
+
+        assert Counter(_race(8, attempt)) == {True: 1, False: 7}
+
+    def test_of_many_workers_one_gets_the_lease(self, store: RequestStore) -> None:
+        request = enqueue(store, store.add(new_request()))
+
+        def take(number: int) -> bool:
+            lease = Lease(holder=f"w{number}", attempt=1)
+            try:
+                store.apply(
+                    Step(
+                        id=request.id,
+                        source=Status.QUEUED,
+                        target=Status.PROCESSING,
+                        lease=lease,
+                        lease_s=10,
+                    )
+                )
+            except StepLost:
+                return False
+            return True
+
+        assert Counter(_race(8, take)) == {True: 1, False: 7}
+
+    def test_a_message_of_an_earlier_attempt_gives_no_lease(self, store: RequestStore) -> None:
+        running = start(store, store.add(new_request()))
+        back = _give_back(store, running, count_attempt=True)
+        assert back.attempt == 2
+        enqueue(store, back)
+        with pytest.raises(StepLost):
+            store.apply(
+                Step(
+                    id=back.id,
+                    source=Status.QUEUED,
+                    target=Status.PROCESSING,
+                    lease=Lease(holder="w", attempt=1),
+                    lease_s=10,
+                )
+            )
+
+    def test_a_worker_that_lost_its_lease_cannot_finish(self, store: RequestStore) -> None:
+        late = start(store, store.add(new_request()), holder="a")
+        _give_back(store, late, count_attempt=True)
+        with pytest.raises(StepLost):
+            finish(store, late)
+        enqueue(store, late)
+        now = store.apply(
+            Step(
+                id=late.id,
+                source=Status.QUEUED,
+                target=Status.PROCESSING,
+                lease=Lease(holder="b", attempt=2),
+                lease_s=10,
+            )
+        )
+        with pytest.raises(StepLost):
+            finish(store, late)
+        assert store.get(late.id) == now
+
+    def test_a_finished_request_never_changes(self, store: RequestStore) -> None:
+        running = start(store, store.add(new_request()))
+        done = finish(store, running, target=Status.FAILED)
+        for source in (Status.WAITING, Status.QUEUED):
+            with pytest.raises(StepLost):
+                store.apply(Step(id=done.id, source=source, target=Status.FAILED))
+        with pytest.raises(StepLost):
+            finish(store, running)
+        assert store.get(done.id) == done
+
+    def test_handing_back_keeps_the_attempt_and_the_first_times(self, store: RequestStore) -> None:
+        running = start(store, store.add(new_request()))
+        back = _give_back(store, running, count_attempt=False)
+        assert (back.status, back.attempt, back.holder) == (Status.WAITING, 1, None)
+        assert back.status_history["waiting"] == running.status_history["waiting"]
+
+    def test_each_of_several_steps_stands_alone(self, store: RequestStore) -> None:
+        one, two = store.add(new_request()), store.add(new_request())
+        enqueue(store, two)
+        taken = store.apply_each(
+            [
+                Step(id=request_id, source=Status.WAITING, target=Status.QUEUED)
+                for request_id in (one.id, two.id, "nobody")
+            ]
+        )
+        assert [request and request.id for request in taken] == [one.id, None, None]
+        assert store.apply_each([]) == []
+
+    def test_uploaded_data_come_with_the_step_out_of_uploading(self, store: RequestStore) -> None:
+        request = store.add(new_request(status=Status.UPLOADING, verb=Verb.ARCHIVE))
+        data = DataObject(
+            name="i", media_type="application/octet-stream", size_bytes=3, sha256="a", md5="b"
+        )
+        step = Step(id=request.id, source=Status.UPLOADING, target=Status.WAITING, input=data)
+        assert store.apply(step).input == data
+        assert [waiting.id for waiting in _next(store)] == [request.id]
+        store.forget_input(request.id, an_object("other"))
+        assert store.get(request.id).input == data
+        store.forget_input(request.id, data)
+        assert store.get(request.id).input is None
+
+    # --- leases
+
+    def test_a_lease_expires_and_a_renewed_one_does_not(self, store: RequestStore) -> None:
+        short = start(store, store.add(new_request()), lease_s=0.05)
+        renewed = start(store, store.add(new_request()), lease_s=0.05)
+        assert renewed.lease is not None
+        assert set(store.renew({renewed.id: renewed.lease}, duration_s=60)) == {renewed.id}
+        _until(lambda: [r.id for r in store.expired_leases(limit=10)] == [short.id])
+
+    def test_a_lease_that_was_renewed_in_time_is_not_taken_away(self, store: RequestStore) -> None:
+        running = start(store, store.add(new_request()), lease_s=60)
+        take_back = Step(
+            id=running.id,
+            source=Status.PROCESSING,
+            target=Status.WAITING,
+            lease=running.lease,
+            count_attempt=True,
+            only_if_expired=True,
+        )
+        with pytest.raises(StepLost):
+            store.apply(take_back)
+        assert running.lease is not None
+        store.renew({running.id: running.lease}, duration_s=0.01)
+        _until(lambda: bool(store.expired_leases(limit=1)))
+        assert store.apply(take_back).attempt == 2
+
+    def test_only_a_lease_that_holds_is_renewed(self, store: RequestStore) -> None:
+        mine = start(store, store.add(new_request()), holder="a")
+        removed = start(store, store.add(new_request()), holder="a")
+        store.remove(removed.id)
+        assert mine.lease is not None
+        assert removed.lease is not None
+        assert set(
+            store.renew({mine.id: mine.lease, removed.id: removed.lease}, duration_s=60)
+        ) == {mine.id}
+        assert not store.renew({mine.id: Lease(holder="b", attempt=1)}, duration_s=60)
+        assert not store.renew({mine.id: Lease(holder="a", attempt=2)}, duration_s=60)
+        assert not store.renew({}, duration_s=60)
+
+    def test_progress_is_seen_by_polls_and_only_under_the_lease(self, store: RequestStore) -> None:
+        running = start(store, store.add(new_request()), holder="a")
+        assert running.lease is not None
+        store.report(running.id, running.lease, bytes_staged=7)
+        store.report(running.id, Lease(holder="b", attempt=1), bytes_staged=99)
+        store.report("nobody", running.lease, bytes_staged=99)
+        seen = store.snapshots([running.id, "nobody"])
+        assert set(seen) == {running.id}
+        assert seen[running.id].bytes_staged == 7
+        assert seen[running.id].status is Status.PROCESSING
+        assert store.get(running.id).modified_at == running.modified_at
+
+    # --- removing
+
+    def test_removed_is_gone_whatever_it_was(self, store: RequestStore) -> None:
+        waiting = store.add(new_request())
+        running = start(store, store.add(new_request()))
+        done = finish(store, start(store, store.add(new_request())), result=an_object("o"))
+        for request in (waiting, running, done):
+            assert store.remove(request.id, user_id=JOE.id) == request
+            with pytest.raises(RequestNotFound):
+                store.get(request.id)
+            with pytest.raises(RequestNotFound):
+                store.remove(request.id)
+        with pytest.raises(RequestNotFound):
+            finish(store, running)
+
+    def test_anothers_request_cannot_be_removed(self, store: RequestStore) -> None:
+        request = store.add(new_request())
+        with pytest.raises(RequestNotFound):
+            store.remove(request.id, user_id=ANN.id)
+        assert store.get(request.id).status is Status.WAITING
+
+    def test_the_collector_removes_only_what_is_finished_and_old(self, store: RequestStore) -> None:
+        waiting = store.add(new_request())
+        done = finish(store, start(store, store.add(new_request())))
+        assert store.remove_if_finished(waiting.id, not_after=store.now()) is None
+        assert store.remove_if_finished(done.id, not_after=done.modified_at - 1) is None
+        assert store.remove_if_finished(done.id, not_after=done.modified_at) == done
+        assert store.remove_if_finished(done.id, not_after=done.modified_at) is None
+
+    # --- a user's own
+
+    def test_a_user_sees_their_own_in_order_page_by_page(self, store: RequestStore) -> None:
+        mine = [store.add(new_request(collection=f"c{i % 2}")) for i in range(7)]
+        store.add(new_request(user=ANN))
+        pages: list[str] = []
+        last: Request | None = None
+        while page := store.requests_of(JOE.id, after=last, limit=3):
+            pages.extend(request.id for request in page)
+            last = page[-1]
+            store.remove(last.id)
+        assert pages == [request.id for request in mine]
+
+    def test_a_list_can_be_of_one_collection(self, store: RequestStore) -> None:
+        store.add(new_request(collection="a"))
+        b = store.add(new_request(collection="b"))
+        assert store.requests_of(JOE.id, collection="b") == [b]
+        assert store.requests_of(JOE.id, collection="c") == []
+        assert store.count(JOE.id) == 2
+        assert store.count(ANN.id) == 0
+
+    def test_unfinished_ids_leave_out_what_is_finished(self, store: RequestStore) -> None:
+        one, two = store.add(new_request()), store.add(new_request())
+        finish(store, start(store, two))
+        assert store.unfinished_ids(JOE.id) == [one.id]
+
+    # --- scheduling
+
+    def test_the_oldest_comes_first_for_one_user(self, store: RequestStore) -> None:
+        ids = [store.add(new_request()).id for _ in range(5)]
+        assert [waiting.id for waiting in _next(store)] == ids
+        assert [waiting.id for waiting in _next(store, limit=2)] == ids[:2]
+        assert _next(store)[0].user == JOE
+
+    def test_a_user_with_many_does_not_delay_a_user_with_one(self, store: RequestStore) -> None:
+        many = [store.add(new_request()).id for _ in range(20)]
+        one = store.add(new_request(user=ANN)).id
+        order = [waiting.id for waiting in _next(store, limit=30)]
+        assert order.index(one) <= 1
+        assert [name for name in order if name != one] == many
+
+    def test_a_late_user_does_not_overtake_for_ever(self, store: RequestStore) -> None:
+        for _ in range(10):
+            store.add(new_request())
+        for waiting in _next(store, limit=5):
+            store.apply(Step(id=waiting.id, source=Status.WAITING, target=Status.QUEUED))
+        late = [store.add(new_request(user=ANN)).id for _ in range(10)]
+        users = [waiting.user.username for waiting in _next(store, limit=10)]
+        assert 4 <= users.count("ann") <= 6
+        assert late[0] in {waiting.id for waiting in _next(store, limit=2)}
+
+    def test_saturated_users_are_left_out(self, store: RequestStore) -> None:
+        for _ in range(50):
+            store.add(new_request())
+        one = store.add(new_request(user=ANN))
+        assert [w.id for w in _next(store, leaving_out={JOE.id})] == [one.id]
+        assert _next(store, leaving_out={JOE.id, ANN.id}) == []
+
+    def test_what_came_back_is_next(self, store: RequestStore) -> None:
+        first = start(store, store.add(new_request()))
+        for _ in range(3):
+            store.add(new_request())
+        _give_back(store, first, count_attempt=True)
+        assert _next(store)[0].id == first.id
+        assert _next(store)[0].attempt == 2
+
+    def test_collections_that_wait_are_known(self, store: RequestStore) -> None:
+        assert store.waiting_collections() == []
+        store.add(new_request(collection="b"))
+        store.add(new_request(collection="b"))
+        enqueue(store, store.add(new_request(collection="z")))
+        store.add(new_request(collection="a"))
+        assert store.waiting_collections() == ["a", "b"]
+
+    def test_active_requests_are_counted_by_collection_and_user(self, store: RequestStore) -> None:
+        assert store.active_counts() == {}
+        store.add(new_request())
+        enqueue(store, store.add(new_request()))
+        start(store, store.add(new_request()))
+        start(store, store.add(new_request(user=ANN, collection="c2")))
+        finish(store, start(store, store.add(new_request())))
+        assert store.active_counts() == {("c1", JOE.id): 2, ("c2", ANN.id): 1}
+        assert store.queued_count() == 1
+
+    def test_queued_requests_are_found_for_publishing_again(self, store: RequestStore) -> None:
+        one = enqueue(store, store.add(new_request()))
+        two = enqueue(store, store.add(new_request()))
+        start(store, store.add(new_request()))
+        assert store.queued_since(store.now(), limit=10) == [(one.id, 1), (two.id, 1)]
+        assert store.queued_since(store.now(), limit=1) == [(one.id, 1)]
+        assert store.queued_since(one.modified_at - 1, limit=10) == []
+
+    def test_positions_are_what_was_put_last(self, store: RequestStore) -> None:
+        assert store.positions("c") == []
+        store.put_positions("c", ["a", "b"])
+        store.put_positions("c", ["b"])
+        store.put_positions("d", ["x"])
+        assert store.positions("c") == ["b"]
+
+    def test_a_post_has_one_holder_until_it_ends(self, store: RequestStore) -> None:
+        assert store.take_post("broker", "a", duration_s=60)
+        assert not store.take_post("broker", "b", duration_s=60)
+        assert store.take_post("other", "b", duration_s=60)
+        assert store.take_post("broker", "a", duration_s=0.05)
+        _until(lambda: store.take_post("broker", "b", duration_s=60))
+        store.leave_post("broker", "a")
+        assert not store.take_post("broker", "a", duration_s=60)
+        store.leave_post("broker", "b")
+        assert store.take_post("broker", "a", duration_s=60)
+
+    # --- collecting
+
+    def test_finished_requests_are_paged_by_age(self, store: RequestStore) -> None:
+        done = sorted(finish(store, start(store, store.add(new_request()))).id for _ in range(5))
+        store.add(new_request())
+        now = store.now() + 1
+        first = store.finished_before(now, limit=3)
+        assert [*first, *store.finished_before(now, after=first[-1], limit=3)] == done
+        assert store.finished_before(1.0) == []
+
+    def test_unfinished_requests_are_paged_by_status_and_age(self, store: RequestStore) -> None:
+        up = sorted(store.add(new_request(status=Status.UPLOADING)).id for _ in range(3))
+        waiting = store.add(new_request())
+        now = store.now() + 1
+        found = store.unfinished_before(now, status=Status.UPLOADING, limit=2)
+        found = [
+            *found,
+            *store.unfinished_before(now, status=Status.UPLOADING, after=found[-1].id),
+        ]
+        assert [request.id for request in found] == up
+        assert store.unfinished_before(now, status=Status.WAITING) == [waiting]
+        assert store.unfinished_before(1.0, status=Status.WAITING) == []
+
+    def test_results_come_least_recently_modified_first(self, store: RequestStore) -> None:
+        done = [
+            finish(store, start(store, store.add(new_request())), result=an_object(f"o{i}"))
+            for i in range(5)
+        ]
+        finish(store, start(store, store.add(new_request())))
+        first = store.results(limit=3)
+        rest = store.results(after=(first[-1].modified_at, first[-1].id))
+        assert [staged.name for staged in (*first, *rest)] == [f"o{i}" for i in range(5)]
+        assert first[0].id == done[0].id
+        assert first[0].size_bytes == 10
+
+    def test_names_in_use_are_those_of_results_and_inputs(self, store: RequestStore) -> None:
+        finish(store, start(store, store.add(new_request())), result=an_object("out"))
+        up = store.add(new_request(status=Status.UPLOADING))
+        store.apply(
+            Step(id=up.id, source=Status.UPLOADING, target=Status.WAITING, input=an_object("in"))
+        )
+        names = ["out", "in", *(f"x{i}" for i in range(1500))]
+        assert set(store.object_names_in_use(names)) == {"out", "in"}
+        assert set(store.active_ids([up.id, "nobody"])) == {up.id}
+
+    def test_a_shared_secret_is_made_once(self, store: RequestStore) -> None:
+        secrets = _race(8, lambda number: store.shared_secret("k", f"proposal {number}"))
+        assert len(set(secrets)) == 1
+        assert store.shared_secret("other", "o") == "o"
+
+
+def _next(
+    store: RequestStore, *, leaving_out: set[str] | frozenset[str] = frozenset(), limit: int = 100
+) -> list[Waiting]:
+    return list(store.next_waiting("c1", leaving_out=leaving_out, limit=limit))
+
+
+def _give_back(store: RequestStore, running: Request, *, count_attempt: bool) -> Request:
+    return store.apply(
+        Step(
+            id=running.id,
+            source=Status.PROCESSING,
+            target=Status.WAITING,
+            lease=running.lease,
+            count_attempt=count_attempt,
+        )
+    )
+
+
+def _race(number: int, action: Callable[[int], T]) -> list[T]:
+    """Run *action* in so many threads at once; what each returned."""
+    barrier = threading.Barrier(number)
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run(index: int) -> None:
+        barrier.wait(timeout=30)
+        try:
+            results.append(action(index))
+        except BaseException as exc:  # noqa: BLE001 -- raised again in the test's own thread
+            errors.append(exc)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    if errors:
+        raise errors[0]
+    return results
+
+
+def _until(condition: Callable[[], bool], *, deadline_s: float = 10.0) -> None:
+    end = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        time.sleep(0.01)

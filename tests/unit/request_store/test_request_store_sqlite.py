@@ -1,0 +1,187 @@
+"""The embedded request store: the contract, its files, and races between real processes."""
+
+import multiprocessing
+import sqlite3
+import stat
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from polytope_server.config.embedded import SqliteStoreSection
+from polytope_server.errors import BackendUnavailable, ConfigurationError, StepLost
+from polytope_server.request import Lease, Status, Step
+from polytope_server.request_store import RequestStore
+from polytope_server.request_store.sqlite import SqliteRequestStore
+from polytope_server.testing.request_store import (
+    JOE,
+    RequestStoreContract,
+    enqueue,
+    finish,
+    new_request,
+    start,
+)
+from polytope_server.user import User
+
+
+def open_store(path: Path) -> SqliteRequestStore:
+    return SqliteRequestStore(SqliteStoreSection(path=path))
+
+
+class TestSqlite(RequestStoreContract):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> RequestStore:
+        return open_store(tmp_path / "data" / "requests.sqlite")
+
+
+def test_its_files_are_closed_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "requests.sqlite"
+    open_store(path).add(new_request())
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+
+
+def test_requests_survive_closing_and_opening(tmp_path: Path) -> None:
+    added = open_store(tmp_path / "r.sqlite").add(new_request())
+    assert open_store(tmp_path / "r.sqlite").get(added.id) == added
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"not a database at all" * 100, "cannot be used"), (None, "something else")],
+)
+def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "r.sqlite"
+    if content is None:
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE other (a)")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=said):
+        open_store(path)
+
+
+def test_a_much_newer_schema_is_refused_and_the_next_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    open_store(path)
+    for version, refused in ((2, False), (3, True)):
+        with sqlite3.connect(path) as db:
+            db.execute(f"PRAGMA user_version={version}")
+        if refused:
+            with pytest.raises(ConfigurationError, match="schema version 3"):
+                open_store(path)
+        else:
+            open_store(path).ping()
+
+
+def test_a_directory_in_its_place_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be used") as caught:
+        open_store(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_vanished_is_unavailable_not_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    store = open_store(path)
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE requests")
+    with pytest.raises(BackendUnavailable):
+        store.get("x")
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        ("SELECT * FROM requests WHERE status = 'processing' AND lease_expires_at < 1"
+         " ORDER BY lease_expires_at LIMIT 5", "leased"),
+        ("SELECT collection, user_id, count(*) FROM requests"
+         " WHERE status IN ('queued', 'processing') GROUP BY collection, user_id", "active"),
+        ("SELECT id FROM requests WHERE status = 'queued' AND modified_at <= 1"
+         " ORDER BY modified_at LIMIT 5", "queued"),
+        ("SELECT id FROM requests WHERE status = 'waiting' AND collection = 'c' AND user_id = 'u'"
+         " ORDER BY turn, seq LIMIT 5", "waiting"),
+        ("SELECT * FROM requests WHERE user_id = 'u' AND (created_at, id) > (0, '')"
+         " ORDER BY created_at, id LIMIT 5", "by_user"),
+        ("SELECT id FROM requests WHERE status IN ('processed', 'failed')"
+         " AND (modified_at, id) > (0, '') AND result IS NOT NULL ORDER BY modified_at, id LIMIT 5",
+         "finished"),
+    ],
+)  # fmt: skip
+def test_no_question_of_the_processes_scans_the_table(
+    tmp_path: Path, statement: str, index: str
+) -> None:
+    open_store(tmp_path / "r.sqlite")
+    with sqlite3.connect(tmp_path / "r.sqlite") as db:
+        plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}"))
+    assert f"INDEX {index} " in f"{plan} "
+    assert "TEMP B-TREE" not in plan
+
+
+# --- races between processes
+
+ROUNDS = 25
+WRITERS = 8
+
+
+def _work(path: str, number: int, rounds: int) -> Counter[str]:
+    """Add, take and finish requests together with the others, taking whatever is there."""
+    store = open_store(Path(path))
+    done: Counter[str] = Counter()
+    user = User(username=f"user{number}", realm="r")
+    for _ in range(rounds):
+        store.add(new_request(user=user, request_id=f"{number}-{_}"))
+        for waiting in store.next_waiting("c1", leaving_out=(), limit=3):
+            try:
+                store.apply(Step(id=waiting.id, source=Status.WAITING, target=Status.QUEUED))
+            except StepLost:
+                done["lost"] += 1
+        for request_id, attempt in store.queued_since(store.now(), limit=3):
+            lease = Lease(holder=f"w{number}", attempt=attempt)
+            try:
+                running = store.apply(
+                    Step(
+                        id=request_id,
+                        source=Status.QUEUED,
+                        target=Status.PROCESSING,
+                        lease=lease,
+                        lease_s=60,
+                    )
+                )
+            except StepLost:
+                done["lost"] += 1
+                continue
+            finish(store, running)
+            done[request_id] += 1
+    return done
+
+
+def test_eight_writing_processes_lose_no_update(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    open_store(path)
+    with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
+        counts = pool.starmap(_work, [(str(path), number, ROUNDS) for number in range(WRITERS)])
+    store = open_store(path)
+    total = sum(counts, Counter())
+    total.pop("lost", None)
+    assert set(total.values()) == {1}, "a request was finished twice"
+    everything = [
+        request
+        for number in range(WRITERS)
+        for request in store.requests_of(User(username=f"user{number}", realm="r").id)
+    ]
+    assert len(everything) == WRITERS * ROUNDS
+    finished = {request.id for request in everything if request.status is Status.PROCESSED}
+    assert finished == set(total)
+    counted = sum(store.active_counts().values())
+    assert counted == sum(request.status is Status.QUEUED for request in everything)
+
+
+def test_a_late_writer_does_not_bring_a_removed_request_back(tmp_path: Path) -> None:
+    one, two = open_store(tmp_path / "r.sqlite"), open_store(tmp_path / "r.sqlite")
+    running = start(one, one.add(new_request()))
+    two.remove(running.id)
+    assert running.lease is not None
+    one.report(running.id, running.lease, bytes_staged=1)
+    assert not one.renew({running.id: running.lease}, duration_s=10)
+    assert two.count(JOE.id) == 0
+    assert enqueue(two, one.add(new_request())).status is Status.QUEUED

@@ -19,6 +19,7 @@ from tenacity import (
     stop_when_event_set,
     wait_random_exponential,
 )
+from tenacity.stop import stop_base
 
 from polytope_server.errors import BackendUnavailable
 
@@ -69,7 +70,7 @@ class Stop:
         signal.signal(signal.SIGINT, handler)
 
 
-class Stopped(Exception):  # noqa: N818 -- an ending, not an error
+class Stopped(Exception):
     """The process was asked to end while it waited for something."""
 
 
@@ -93,7 +94,7 @@ def patiently(
             extra={"waiting_for": what, "cause": str(state.outcome and state.outcome.exception())},
         )
 
-    stops = [stop_when_event_set(stop.event)]
+    stops: list[stop_base] = [stop_when_event_set(stop.event)]
     if at_most_s is not None:
         stops.append(stop_after_delay(at_most_s))
     try:

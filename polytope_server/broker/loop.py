@@ -24,6 +24,7 @@ POSITIONS = 100
 """So many of the next requests of a collection are told their exact place."""
 _POSITIONS_EVERY_S = 1.0
 _RECOVER_EVERY_S = 1.0
+_GRACE_S = 5.0
 _AGE_EVERY_S = 60.0
 _BATCH = 100
 
@@ -67,6 +68,8 @@ class Broker:
                 except BackendUnavailable as exc:
                     pause_s = min(10.0, 2 * pause_s or 0.2)
                     logger.warning("a back-end is away", extra={"cause": str(exc)})
+                    # Workers could not renew their leases either: let them do that first.
+                    self._due["recover"] = time.monotonic() + pause_s + _GRACE_S
                     stop.wait(pause_s)
                     continue
                 except Exception:
@@ -119,9 +122,7 @@ class Broker:
         if self._active and now < self._post_until - self._settings.lease * 2 / 3:
             return True
         was_active = self._active
-        self._active = self._store.take_post(
-            POST, self._holder, duration_s=self._settings.lease
-        )
+        self._active = self._store.take_post(POST, self._holder, duration_s=self._settings.lease)
         self._post_until = now + self._settings.lease
         if self._active and not was_active:
             logger.info("this broker is active now", extra={"holder": self._holder})
@@ -165,9 +166,7 @@ class Broker:
         full: set[str] = set()
         while len(line) < free:
             seen = {waiting.id for waiting in line}
-            waiting = self._store.next_waiting(
-                collection, leaving_out=full, limit=free + len(seen)
-            )
+            waiting = self._store.next_waiting(collection, leaving_out=full, limit=free + len(seen))
             fresh = [candidate for candidate in waiting if candidate.id not in seen]
             choice = choose(fresh, limits=limits, active=counts, free=free - len(line))
             line.extend(choice.chosen)

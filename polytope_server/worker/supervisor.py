@@ -1,0 +1,470 @@
+"""The worker: takes requests off the queue, runs them in slot processes, and watches over them."""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from polytope_server.config.model import WorkerSection
+from polytope_server.errors import (
+    BackendUnavailable,
+    DatasourceFailed,
+    RequestNotFound,
+    StepLost,
+    StorageFull,
+)
+from polytope_server.lifecycle import Stop, Stopped, patiently
+from polytope_server.observability.logging import log_context
+from polytope_server.observability.metrics import Metrics
+from polytope_server.queue import Delivery, Hints, Queue, Topic
+from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
+from polytope_server.request_store import RequestStore
+from polytope_server.staging import Staging
+from polytope_server.worker import transfer
+from polytope_server.worker.frames import Job
+from polytope_server.worker.run import Reason, Run
+from polytope_server.worker.slot_process import SlotDied, SlotProcess
+
+logger = logging.getLogger(__name__)
+
+_WATCH_S = 0.2
+"""How often time and memory of running requests are looked at."""
+_OWNERSHIP_S = 1.0
+"""How often the store is asked whether they are still ours, besides being woken."""
+_RETRY_FIRST_S = 1.0
+_RETRY_LONGEST_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A datasource as the configuration has it: its type and its options."""
+
+    type: str
+    options: Mapping[str, Any]
+
+
+FindSource = Callable[[str, str], Source | None]
+"""From the names of a collection and of a datasource in it; None if they are not configured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ends in the store."""
+
+    target: Status
+    message: str
+    result: DataObject | None = None
+
+
+class Worker:
+    """A supervisor with a number of slots. Runs until asked to stop, then drains."""
+
+    def __init__(
+        self,
+        *,
+        store: RequestStore,
+        queue: Queue,
+        staging: Staging,
+        find_source: FindSource,
+        settings: WorkerSection,
+        metrics: Metrics,
+        log_level: str = "INFO",
+    ) -> None:
+        self._store, self._queue, self._staging = store, queue, staging
+        self._find_source, self._settings, self._metrics = find_source, settings, metrics
+        self._log_level = log_level
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.Lock()
+        self._abandon = Stop()
+
+    def run(self, stop: Stop) -> None:
+        """Work until asked to stop; then let what runs end, or hand it back."""
+        self._metrics.slots.set(self._settings.slots)
+        slots = [
+            threading.Thread(target=self._slot, args=(number, stop), name=f"slot {number}")
+            for number in range(self._settings.slots)
+        ]
+        finished = Stop()
+        watcher = threading.Thread(target=self._watch, args=(finished,), name="watcher")
+        for thread in (watcher, *slots):
+            thread.start()
+        logger.info("worker started", extra={"holder": self._name, "slots": len(slots)})
+        while not stop.wait(3600):
+            pass
+        self._drain(slots)
+        finished.request()
+        watcher.join()
+        logger.info("worker stopped")
+
+    def _drain(self, slots: list[threading.Thread]) -> None:
+        logger.info("draining", extra={"running": len(self._runs)})
+        deadline = time.monotonic() + self._settings.drain_timeout
+        for thread in slots:
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        self._abandon.request()
+        for run in self._running():
+            run.cut(Reason.DRAIN)
+        for thread in slots:
+            thread.join()
+
+    # --- a slot
+
+    def _slot(self, number: int, stop: Stop) -> None:
+        slot = _Slot(
+            holder=f"{self._name}/{number}", settings=self._settings, log_level=self._log_level
+        )
+        with (
+            self._queue.listen(Topic.PUBLISHED) as hints,
+            stop.calling(hints.interrupt),
+            contextlib.closing(slot),
+        ):
+            while not stop.requested:
+                try:
+                    slot.ready_process()
+                    self._next(slot, hints)
+                except BackendUnavailable as exc:
+                    logger.warning("a back-end is away", extra={"cause": str(exc)})
+                    stop.wait(1.0)
+                except Exception:
+                    # Whatever went wrong with one request, the slot is there for the next one.
+                    logger.exception("a slot's turn failed")
+                    slot.discard()
+                    stop.wait(1.0)
+
+    def _next(self, slot: "_Slot", hints: Hints) -> None:
+        delivery = self._queue.receive()
+        if delivery is None:
+            hints.wait(self._settings.poll_interval)
+            return
+        lease = Lease(holder=slot.holder, attempt=delivery.message.attempt)
+        request = self._take(delivery, lease)
+        try:
+            self._queue.acknowledge(delivery)
+        except BackendUnavailable as exc:
+            logger.info("could not acknowledge; it will come again", extra={"cause": str(exc)})
+        self._queue.hint(Topic.TAKEN, delivery.message.id)
+        if request is None:
+            return
+        self._queue.hint(Topic.CHANGED, request.id)
+        run = Run(request, lease)
+        with self._lock:
+            self._runs[request.id] = run
+        slot.run = run
+        self._metrics.slots_busy.inc()
+        try:
+            with log_context(request_id=request.id, user=request.user.username):
+                self._work(run, slot)
+        finally:
+            slot.run = None
+            self._metrics.slots_busy.dec()
+            with self._lock:
+                self._runs.pop(request.id, None)
+
+    def _take(self, delivery: Delivery, lease: Lease) -> Request | None:
+        """Take the lease; None if the request is not to be had (any more)."""
+        request_id = delivery.message.id
+        step = Step(
+            id=request_id,
+            source=Status.QUEUED,
+            target=Status.PROCESSING,
+            lease=lease,
+            lease_s=self._settings.lease,
+            message="",
+        )
+        try:
+            return self._store.apply(step)
+        except (StepLost, RequestNotFound):
+            logger.info("dropped a message of the past", extra={"request_id": request_id})
+            return None
+        except BackendUnavailable:
+            # It may have happened: then the lease is ours, and nobody else will do the work.
+            with contextlib.suppress(RequestNotFound, BackendUnavailable):
+                request = self._store.get(request_id)
+                if request.status is Status.PROCESSING and request.lease == lease:
+                    return request
+            self._queue.put_back(delivery)
+            raise
+
+    # --- one request
+
+    def _work(self, run: Run, slot: "_Slot") -> None:
+        request = run.request
+        logger.info(
+            "started",
+            extra={
+                "collection": request.collection,
+                "datasource": request.datasource,
+                "attempt": run.lease.attempt,
+            },
+        )
+        outcome = self._outcome(run, slot)
+        if outcome is None:
+            logger.info("stopped: the request was revoked or is somebody else's by now")
+            return
+        done = self._finish(run, outcome)
+        elapsed_s = time.monotonic() - run.started
+        if not done:
+            self._unstage(outcome)
+            logger.info("the request was revoked or taken over before it was finished")
+            return
+        self._queue.hint(Topic.CHANGED, request.id)
+        self._metrics.request_left(request.collection, outcome.target, elapsed_s)
+        log = logger.warning if outcome.target is Status.FAILED else logger.info
+        log(
+            "finished",
+            extra={
+                "status": outcome.target,
+                "seconds": round(elapsed_s, 3),
+                "bytes": run.bytes_staged,
+                "reason": outcome.message,
+            },
+        )
+        if outcome.target is Status.PROCESSED and request.input is not None:
+            self._drop_input(request, request.input)
+
+    def _outcome(self, run: Run, slot: "_Slot") -> Outcome | None:
+        """Run to the end; None if nothing may be written about it any more."""
+        try:
+            result = self._run_patiently(run, slot)
+        except DatasourceFailed as exc:
+            return Outcome(target=Status.FAILED, message=str(exc))
+        except SlotDied as exc:
+            return self._after_cut(run, how=str(exc))
+        except (BackendUnavailable, Stopped) as exc:
+            if run.reason is not None or isinstance(exc, Stopped):
+                return self._after_cut(run, how=str(exc))
+            logger.warning("staging stayed away", extra={"cause": str(exc)})
+            return Outcome(target=Status.FAILED, message=_no_room(run, exc))
+        finally:
+            run.on(None)
+        return Outcome(target=Status.PROCESSED, message="Success", result=result)
+
+    def _run_patiently(self, run: Run, slot: "_Slot") -> DataObject | None:
+        """Run it, again and again while staging has no room or is away, for some minutes at most."""
+        deadline = time.monotonic() + self._settings.storage_retry
+        pause_s = _RETRY_FIRST_S
+        while True:
+            try:
+                return self._run_once(run, slot)
+            except BackendUnavailable as exc:
+                slot.discard()
+                if run.reason is not None or time.monotonic() + pause_s > deadline:
+                    raise
+                logger.warning("staging cannot take the result now", extra={"cause": str(exc)})
+            end = time.monotonic() + pause_s
+            while run.reason is None and time.monotonic() < end:
+                if self._abandon.wait(min(_WATCH_S, pause_s)):
+                    raise Stopped
+            if run.reason is not None:
+                raise BackendUnavailable("cut off while waiting for staging")
+            pause_s = min(_RETRY_LONGEST_S, 2 * pause_s)
+
+    def _run_once(self, run: Run, slot: "_Slot") -> DataObject | None:
+        request = run.request
+        source = self._find_source(request.collection, request.datasource)
+        if source is None:
+            raise DatasourceFailed(
+                f"The datasource of this request is not offered in collection "
+                f"{request.collection} any more; submit it again."
+            )
+        job = Job(
+            id=request.id,
+            user=request.user,
+            verb=request.verb,
+            datasource=source.type,
+            options=source.options,
+            request=request.coerced_request,
+            text=request.user_request,
+        )
+        process = slot.ready_process()
+        run.on(process)
+        try:
+            if request.verb is Verb.ARCHIVE:
+                transfer.archive(run, job, process, self._staging, directory=self._settings.tmp_dir)
+                return None
+            return transfer.retrieve(
+                run, job, process, self._staging, max_bytes=self._settings.max_result
+            )
+        finally:
+            if not process.is_idle:  # its answer is of no use to the next request
+                slot.discard()
+
+    def _after_cut(self, run: Run, *, how: str) -> Outcome | None:
+        match run.reason:
+            case Reason.LOST:
+                return None
+            case Reason.DRAIN:
+                return Outcome(target=Status.WAITING, message="Handed on to another worker")
+            case Reason.TIMEOUT:
+                return Outcome(
+                    target=Status.FAILED,
+                    message=f"The datasource did not deliver within {self._settings.timeout:g} "
+                    "seconds and was stopped; ask for less in one request.",
+                )
+            case Reason.MEMORY:
+                return Outcome(
+                    target=Status.FAILED,
+                    message="The request needed more memory than it may have and was stopped; "
+                    "ask for less in one request.",
+                )
+        if self._abandon.requested:
+            return Outcome(target=Status.WAITING, message="Handed on to another worker")
+        logger.error("the datasource crashed", extra={"how": how})
+        return Outcome(
+            target=Status.FAILED,
+            message=f"The datasource crashed ({how}). This is not your fault; "
+            f"please quote {run.request.id}.",
+        )
+
+    def _finish(self, run: Run, outcome: Outcome) -> bool:
+        """Write the outcome; False if the request is not ours any more."""
+        step = Step(
+            id=run.request.id,
+            source=Status.PROCESSING,
+            target=outcome.target,
+            lease=run.lease,
+            message=outcome.message,
+            result=outcome.result,
+        )
+        try:
+            patiently(lambda: self._store.apply(step), stop=self._abandon, what="request_store")
+        except RequestNotFound:
+            return False
+        except StepLost:
+            return self._was_ours(step)
+        except Stopped:
+            logger.warning("ended without writing the outcome; the lease will run out")
+            return False
+        return True
+
+    def _was_ours(self, step: Step) -> bool:
+        """Whether a step that seems lost is one of ours whose answer got lost on its way."""
+        try:
+            request = patiently(
+                lambda: self._store.get(step.id), stop=self._abandon, what="request_store"
+            )
+        except (RequestNotFound, Stopped):
+            return False
+        return (
+            request.status is step.target
+            and request.result == step.result
+            and (step.lease is not None and request.attempt == step.lease.attempt)
+        )
+
+    def _unstage(self, outcome: Outcome) -> None:
+        if outcome.result is not None:
+            try:
+                self._staging.delete(outcome.result.name)
+            except BackendUnavailable as exc:
+                logger.info("the collector will remove the result", extra={"cause": str(exc)})
+
+    def _drop_input(self, request: Request, data: DataObject) -> None:
+        try:
+            self._staging.delete(data.name)
+            self._store.forget_input(request.id, data)
+        except BackendUnavailable as exc:
+            logger.info("the collector will remove the input", extra={"cause": str(exc)})
+
+    # --- the watcher
+
+    def _running(self) -> list[Run]:
+        with self._lock:
+            return list(self._runs.values())
+
+    def _watch(self, finished: Stop) -> None:
+        due = 0.0
+        with (
+            self._queue.listen(Topic.REVOKED) as hints,
+            finished.calling(hints.interrupt),
+        ):
+            while not finished.requested:
+                revoked = {hint.text for hint in hints.wait(_WATCH_S)}
+                runs = self._running()
+                try:
+                    self._check_limits(runs)
+                    if time.monotonic() >= due or any(r.request.id in revoked for r in runs):
+                        due = time.monotonic() + _OWNERSHIP_S
+                        self._check_ownership(runs)
+                except BackendUnavailable as exc:
+                    # What runs goes on: nobody can take it over from us while the store is away.
+                    logger.warning("leases could not be renewed", extra={"cause": str(exc)})
+                except Exception:
+                    # The leases of all other requests depend on this thread.
+                    logger.exception("watching failed")
+
+    def _check_limits(self, runs: list[Run]) -> None:
+        for run in runs:
+            if time.monotonic() - run.started > self._settings.timeout:
+                run.cut(Reason.TIMEOUT)
+            process = run.process
+            if process and process.resident_bytes() > self._settings.memory_limit:
+                run.cut(Reason.MEMORY)
+
+    def _check_ownership(self, runs: list[Run]) -> None:
+        """Renew all leases in one call; what could not be renewed is not ours any more."""
+        leases = {run.request.id: run.lease for run in runs}
+        ours = self._store.renew(leases, duration_s=self._settings.lease)
+        for run in runs:
+            if run.request.id not in ours:
+                if run.request.id in {other.request.id for other in self._running()}:
+                    run.cut(Reason.LOST)
+            elif run.bytes_staged != run.bytes_reported:
+                run.bytes_reported = run.bytes_staged
+                self._store.report(run.request.id, run.lease, bytes_staged=run.bytes_reported)
+
+
+class _Slot:
+    """A thread's place and its process, which is made again when needed."""
+
+    def __init__(self, *, holder: str, settings: WorkerSection, log_level: str) -> None:
+        self.holder = holder
+        self.run: Run | None = None
+        self._settings, self._log_level = settings, log_level
+        self._process: SlotProcess | None = None
+
+    def ready_process(self) -> SlotProcess:
+        """A process that is alive and not worn out."""
+        process = self._process
+        if process is not None and (
+            not process.is_alive()
+            or process.jobs_done >= self._settings.recycle_after
+            or process.resident_bytes() > self._settings.recycle_memory
+        ):
+            self.discard()
+        if self._process is None:
+            self._process = SlotProcess(
+                environment=self._settings.environment,
+                memory_limit=self._settings.memory_limit,
+                log_level=self._log_level,
+                context=self._log_context,
+            )
+        return self._process
+
+    def discard(self) -> None:
+        """Kill the process; the next job gets a new one."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    close = discard
+
+    def _log_context(self) -> contextlib.AbstractContextManager[None]:
+        run = self.run
+        if run is None:
+            return contextlib.nullcontext()
+        return log_context(request_id=run.request.id, user=run.request.user.username)
+
+
+def _no_room(run: Run, cause: Exception) -> str:
+    what = "has no room" if isinstance(cause, StorageFull) else "could not be reached"
+    return (
+        f"The result was ready, but the server's storage {what} for it for some time. "
+        f"Submit the request again later; please quote {run.request.id}."
+    )

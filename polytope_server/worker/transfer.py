@@ -1,0 +1,110 @@
+"""The bytes of one run: from the slot into staging, or from staging to the slot."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from polytope_server.errors import DatasourceFailed, ObjectNotFound, StorageFull
+from polytope_server.request import (
+    BINARY,
+    EXTENSIONS,
+    DataObject,
+    result_name,
+)
+from polytope_server.staging import Staging
+from polytope_server.worker.frames import Job, Kind
+from polytope_server.worker.run import Run
+from polytope_server.worker.slot_process import SlotProcess
+
+Frames = Generator[tuple[Kind, memoryview], None, None]
+
+
+def retrieve(
+    run: Run, job: Job, process: SlotProcess, staging: Staging, *, max_bytes: int
+) -> DataObject:
+    """Stage what the slot sends, hashing it on the way; holds one frame at a time.
+
+    Raises:
+        DatasourceFailed: with a text for the user; nothing was staged.
+        SlotDied: the process ended; nothing was staged.
+        StorageFull, BackendUnavailable: staging could not take it; nothing was staged.
+    """
+    with contextlib.closing(_frames(process, job)) as frames:
+        media_type = _media_type(frames)
+        name = result_name("", run.request.id, run.lease.attempt, media_type)
+        digest = hashlib.sha256()
+        with staging.create(name, media_type=media_type) as upload:
+            run.bytes_staged = 0
+            for _, payload in frames:
+                run.bytes_staged += len(payload)
+                if run.bytes_staged > max_bytes:
+                    raise DatasourceFailed(
+                        f"The result is larger than {max_bytes} bytes, the most that this server "
+                        "hands out at once; ask for less in each request."
+                    )
+                digest.update(payload)
+                upload.write(payload)
+            upload.commit()
+    return DataObject(
+        name=name, media_type=media_type, size_bytes=run.bytes_staged, sha256=digest.hexdigest()
+    )
+
+
+def archive(
+    run: Run, job: Job, process: SlotProcess, staging: Staging, *, directory: Path | None
+) -> None:
+    """Let the slot archive what the user uploaded, from a file that has no name and so is never left.
+
+    Raises:
+        DatasourceFailed: with a text for the user; also if the data are gone, or damaged.
+        SlotDied: the process ended.
+        StorageFull: *directory* has no room.
+        BackendUnavailable: staging is away.
+    """
+    with tempfile.TemporaryFile(dir=directory) as file:
+        _fetch_input(run, staging, file)
+        path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        for _ in _frames(process, replace(job, data=path)):
+            pass
+
+
+def _fetch_input(run: Run, staging: Staging, file: IO[bytes]) -> None:
+    data = run.request.input
+    if data is None:
+        raise DatasourceFailed("The uploaded data of this request are gone; submit it again.")
+    digest = hashlib.sha256()
+    try:
+        for chunk in staging.read(data.name):
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+    except ObjectNotFound as exc:
+        raise DatasourceFailed(
+            "The uploaded data of this request are gone; submit it again."
+        ) from exc
+    except OSError as exc:
+        raise StorageFull(f"the worker's temporary directory: {exc.strerror}") from exc
+    if digest.hexdigest() != data.sha256:
+        raise DatasourceFailed("The uploaded data were damaged in storage; submit them again.")
+
+
+def _frames(process: SlotProcess, job: Job) -> Frames:
+    """STARTED and DATA frames; FAILED as an exception."""
+    for kind, payload in process.run(job):
+        if kind is Kind.FAILED:
+            raise DatasourceFailed(bytes(payload).decode(errors="replace"))
+        if kind is not Kind.DONE:
+            yield kind, payload
+
+
+def _media_type(frames: Frames) -> str:
+    kind, payload = next(frames)
+    media_type = bytes(payload).decode(errors="replace")
+    if kind is Kind.STARTED and media_type in EXTENSIONS:
+        return media_type
+    return BINARY

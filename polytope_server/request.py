@@ -64,7 +64,8 @@ class Lease:
 class DataObject:
     """Bytes in staging: a result, or the data that a user uploaded.
 
-    `md5` (lower-case hex) is known only of uploads, whose clients send one.
+    `md5` (lower-case hex) is known only of uploads, whose clients send one. The name of data that
+    staging does not hold any more is empty.
     """
 
     name: str

@@ -18,16 +18,6 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What a status poll needs to know, and nothing else."""
-
-    id: str
-    status: Status
-    message: str
-    bytes_staged: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """A finished request's result, as the collector weighs it."""
 
@@ -74,8 +64,8 @@ class RequestStore(Protocol):
     def get(self, request_id: str) -> Request:
         """Raises: RequestNotFound."""
 
-    def snapshots(self, ids: Collection[str]) -> Mapping[str, Snapshot]:
-        """Those of *ids* that exist. One call answers any number of held polls."""
+    def get_many(self, ids: Collection[str]) -> Mapping[str, Request]:
+        """Those of *ids* that exist. One call answers any number of polls."""
 
     def apply(self, step: Step) -> Request:
         """Take *step* if the request still stands where the step starts from.
@@ -96,13 +86,15 @@ class RequestStore(Protocol):
         Not all-or-nothing: a failure may leave any of them taken.
         """
 
-    def remove(self, request_id: str, *, user_id: str | None = None) -> Request:
-        """Forget a request in whatever status, and return what it was last.
+    def remove(
+        self, request_id: str, *, user_id: str | None = None, only_unfinished: bool = False
+    ) -> Request:
+        """Forget a request, and return what it was last.
 
         With `user_id`, only if it is this user's.
 
         Raises:
-            RequestNotFound: it is gone, or somebody else's.
+            RequestNotFound: it is gone, somebody else's, or finished although it must not be.
         """
 
     def remove_if_finished(self, request_id: str, *, not_after: float) -> Request | None:
@@ -199,7 +191,10 @@ class RequestStore(Protocol):
         """Those of *ids* whose requests are unfinished, and may own objects not announced yet."""
 
     def forget_input(self, request_id: str, data: DataObject) -> None:
-        """The uploaded data of a request are gone from staging: note that."""
+        """The uploaded data of a request are gone from staging: leaves its name empty.
+
+        Checksum and size stay, so that the same upload can be told from another one.
+        """
 
     # --- shared secrets of one deployment
 

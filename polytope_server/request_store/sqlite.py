@@ -10,7 +10,7 @@ from typing import Any
 from polytope_server.config.embedded import SqliteStoreSection
 from polytope_server.errors import LimitReached, RequestNotFound, StepLost
 from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
-from polytope_server.request_store import Snapshot, Staged, Waiting
+from polytope_server.request_store import Staged, Waiting
 from polytope_server.sqlite import Database, our_errors
 from polytope_server.user import User
 
@@ -209,22 +209,11 @@ class SqliteRequestStore:
             raise RequestNotFound(request_id)
         return _request(row)
 
-    def snapshots(self, ids: Collection[str]) -> Mapping[str, Snapshot]:
-        found: dict[str, Snapshot] = {}
-        with our_errors():
-            db = self._database.connection()
-            for page in _pages(ids):
-                for row in db.execute(
-                    "SELECT id, status, message, bytes_staged FROM requests"
-                    f" WHERE id IN ({_marks(page)})",
-                    page,
-                ):
-                    found[row["id"]] = Snapshot(
-                        id=row["id"],
-                        status=Status(row["status"]),
-                        message=row["message"],
-                        bytes_staged=row["bytes_staged"],
-                    )
+    def get_many(self, ids: Collection[str]) -> Mapping[str, Request]:
+        found: dict[str, Request] = {}
+        for page in _pages(ids):
+            for row in self._rows(f"SELECT * FROM requests WHERE id IN ({_marks(page)})", page):
+                found[row["id"]] = _request(row)
         return found
 
     def apply(self, step: Step) -> Request:
@@ -273,11 +262,14 @@ class SqliteRequestStore:
             db.execute(_NOTE_DISPATCH, (step.id,))
         return row
 
-    def remove(self, request_id: str, *, user_id: str | None = None) -> Request:
+    def remove(
+        self, request_id: str, *, user_id: str | None = None, only_unfinished: bool = False
+    ) -> Request:
         with self._database.transaction() as db:
             row = db.execute(
-                "DELETE FROM requests WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2) RETURNING *",
-                (request_id, user_id),
+                "DELETE FROM requests WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2)"
+                " AND NOT (?3 AND status IN ('processed', 'failed')) RETURNING *",
+                (request_id, user_id, only_unfinished),
             ).fetchone()
         if row is None:
             raise RequestNotFound(request_id)
@@ -497,7 +489,7 @@ class SqliteRequestStore:
     def forget_input(self, request_id: str, data: DataObject) -> None:
         with self._database.transaction() as db:
             db.execute(
-                "UPDATE requests SET input = NULL, input_name = NULL"
+                "UPDATE requests SET input = json_set(input, '$.name', ''), input_name = NULL"
                 " WHERE id = ? AND input_name = ?",
                 (request_id, data.name),
             )

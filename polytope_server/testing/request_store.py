@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -278,7 +279,7 @@ class RequestStoreContract:
         store.forget_input(request.id, an_object("other"))
         assert store.get(request.id).input == data
         store.forget_input(request.id, data)
-        assert store.get(request.id).input is None
+        assert store.get(request.id).input == replace(data, name="")
 
     # --- leases
 
@@ -325,7 +326,7 @@ class RequestStoreContract:
         store.report(running.id, running.lease, bytes_staged=7)
         store.report(running.id, Lease(holder="b", attempt=1), bytes_staged=99)
         store.report("nobody", running.lease, bytes_staged=99)
-        seen = store.snapshots([running.id, "nobody"])
+        seen = store.get_many([running.id, "nobody"])
         assert set(seen) == {running.id}
         assert seen[running.id].bytes_staged == 7
         assert seen[running.id].status is Status.PROCESSING
@@ -345,6 +346,14 @@ class RequestStoreContract:
                 store.remove(request.id)
         with pytest.raises(RequestNotFound):
             finish(store, running)
+
+    def test_only_the_unfinished_can_be_asked_for(self, store: RequestStore) -> None:
+        running = start(store, store.add(new_request()))
+        done = finish(store, start(store, store.add(new_request())))
+        assert store.remove(running.id, only_unfinished=True) == running
+        with pytest.raises(RequestNotFound):
+            store.remove(done.id, only_unfinished=True)
+        assert store.get(done.id) == done
 
     def test_anothers_request_cannot_be_removed(self, store: RequestStore) -> None:
         request = store.add(new_request())

@@ -226,7 +226,7 @@ class Worker:
                 "reason": outcome.message,
             },
         )
-        if outcome.target is Status.PROCESSED and request.input is not None:
+        if outcome.target is Status.PROCESSED and request.input and request.input.name:
             self._drop_input(request, request.input)
 
     def _outcome(self, run: Run, slot: "_Slot") -> Outcome | None:

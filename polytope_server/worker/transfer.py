@@ -75,7 +75,7 @@ def archive(
 
 def _fetch_input(run: Run, staging: Staging, file: IO[bytes]) -> None:
     data = run.request.input
-    if data is None:
+    if data is None or not data.name:
         raise DatasourceFailed("The uploaded data of this request are gone; submit it again.")
     digest = hashlib.sha256()
     try:

@@ -11,7 +11,7 @@ from polytope_server.broker.scheduler import Limits, choose, take_turns
 from polytope_server.config.model import BrokerSection
 from polytope_server.errors import BackendUnavailable
 from polytope_server.lifecycle import Stop
-from polytope_server.observability.logging import log_context
+from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Hints, Message, Queue, Topic
 from polytope_server.request import Request, Status, Step
@@ -101,8 +101,9 @@ class Broker:
         if self._is_due("recover", _RECOVER_EVERY_S):
             self._recover()
             self._fail_removed_collections()
-        with self._metrics.scheduling_seconds.time():
-            self._schedule()
+        begin = time.monotonic()
+        self._schedule()
+        self._metrics.cycle(time.monotonic() - begin)
         if self._is_due("republish", self._settings.republish_after):
             self._republish(older_than_s=self._settings.republish_after)
         if self._is_due("age", _AGE_EVERY_S):
@@ -155,6 +156,7 @@ class Broker:
         queued = [request for request in taken if request is not None]
         self._queue.publish([Message(id=r.id, attempt=r.attempt) for r in queued])
         for request in queued:
+            self._metrics.request_entered(collection=request.collection, status=request.status)
             with log_context(request_id=request.id, user=request.user.username):
                 logger.info("queued", extra={"collection": request.collection})
 
@@ -242,6 +244,7 @@ class Broker:
                 request.message or "moved on",
                 extra={"collection": request.collection, "status": request.status},
             )
+        self._metrics.request_entered(collection=request.collection, status=request.status)
         self._queue.hint(Topic.CHANGED, request.id)
         return True
 

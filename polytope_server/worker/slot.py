@@ -16,7 +16,8 @@ from typing import BinaryIO
 from polytope_server.config.model import LoggingSection
 from polytope_server.datasource import Datasource, Query
 from polytope_server.errors import ConfigurationError, DatasourceFailed
-from polytope_server.observability.logging import configure, log_context
+from polytope_server.observability.context import log_context
+from polytope_server.observability.logging import configure
 from polytope_server.registry import open_backend
 from polytope_server.request import Verb
 from polytope_server.worker.frames import Job, Kind, write_frame

@@ -20,7 +20,7 @@ from polytope_server.errors import (
     StorageFull,
 )
 from polytope_server.lifecycle import Stop, Stopped, patiently
-from polytope_server.observability.logging import log_context
+from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Delivery, Hints, Queue, Topic
 from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
@@ -86,7 +86,7 @@ class Worker:
 
     def run(self, stop: Stop) -> None:
         """Work until asked to stop; then let what runs end, or hand it back."""
-        self._metrics.slots.set(self._settings.slots)
+        self._metrics.slots(busy=0, total=self._settings.slots)
         slots = [
             threading.Thread(target=self._slot, args=(number, stop), name=f"slot {number}")
             for number in range(self._settings.slots)
@@ -157,15 +157,15 @@ class Worker:
         with self._lock:
             self._runs[request.id] = run
         slot.run = run
-        self._metrics.slots_busy.inc()
+        self._metrics.slots(busy=len(self._runs), total=self._settings.slots)
         try:
             with log_context(request_id=request.id, user=request.user.username):
                 self._work(run, slot)
         finally:
             slot.run = None
-            self._metrics.slots_busy.dec()
             with self._lock:
                 self._runs.pop(request.id, None)
+            self._metrics.slots(busy=len(self._runs), total=self._settings.slots)
 
     def _take(self, delivery: Delivery, lease: Lease) -> Request | None:
         """Take the lease; None if the request is not to be had (any more)."""
@@ -215,7 +215,12 @@ class Worker:
             logger.info("the request was revoked or taken over before it was finished")
             return
         self._queue.hint(Topic.CHANGED, request.id)
-        self._metrics.request_left(request.collection, outcome.target, elapsed_s)
+        self._metrics.request_entered(collection=request.collection, status=outcome.target)
+        self._metrics.staged(run.bytes_staged)
+        if outcome.target is not Status.WAITING:
+            self._metrics.request_finished(
+                status=outcome.target, duration_s=self._store.now() - request.created_at
+            )
         log = logger.warning if outcome.target is Status.FAILED else logger.info
         log(
             "finished",

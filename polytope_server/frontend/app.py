@@ -1,0 +1,164 @@
+"""The one place where a frontend is put together."""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import falcon
+from falcon.asgi import App
+
+from polytope_server.authentication.identity import Identity
+from polytope_server.caching import Cache
+from polytope_server.collection import Collection
+from polytope_server.config.model import FrontendSection
+from polytope_server.frontend import errors
+from polytope_server.frontend.links import Links
+from polytope_server.frontend.middleware import Authentication, Log, Paths, SecurityHeaders
+from polytope_server.frontend.polling import Reader, Watcher
+from polytope_server.frontend.resources.downloads import Downloads
+from polytope_server.frontend.resources.requests import AllRequests, Polls, Requests
+from polytope_server.frontend.resources.system import Healthz, Readyz, Test
+from polytope_server.frontend.resources.uploads import Uploads
+from polytope_server.frontend.resources.user import Collections, Keys, UserResource
+from polytope_server.frontend.revocation import Revoke
+from polytope_server.frontend.submission import Submit
+from polytope_server.frontend.threads import Threads
+from polytope_server.frontend.urls import API, PublicUrls
+from polytope_server.observability.health import Readiness
+from polytope_server.observability.metrics import Metrics
+from polytope_server.queue import Queue
+from polytope_server.request_store import RequestStore
+from polytope_server.signatures import SignedLinks
+from polytope_server.staging import Staging
+
+_STORE_TIMEOUT_S = 40.0
+_STAGING_TIMEOUT_S = 120.0
+_IDENTITY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What a frontend works with."""
+
+    store: RequestStore
+    queue: Queue
+    staging: Staging
+    cache: Cache
+    identity: Identity
+    collections: Mapping[str, Collection]
+    metrics: Metrics
+    signing_key: bytes
+
+
+class _Lifespan:
+    """Starts and ends what lives in the event loop."""
+
+    def __init__(self, watcher: Watcher, threads: tuple[Threads, ...]) -> None:
+        self._watcher, self._threads = watcher, threads
+
+    async def process_startup(self, _scope: object, _event: object) -> None:
+        self._watcher.start()
+
+    async def process_shutdown(self, _scope: object, _event: object) -> None:
+        self._watcher.close()
+        for threads in self._threads:
+            threads.close()
+
+
+def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) -> App:
+    """The frontend as an ASGI application; used in production and in tests alike."""
+    store, queue, staging = services.store, services.queue, services.staging
+    pool = functools.partial(Threads, size=settings.threads)
+    store_threads = pool("request_store", timeout_s=_STORE_TIMEOUT_S)
+    submit_threads = pool("submission", timeout_s=_STORE_TIMEOUT_S)
+    staging_threads = pool("staging", timeout_s=_STAGING_TIMEOUT_S)
+    identity_threads = pool("authentication", timeout_s=_IDENTITY_TIMEOUT_S)
+    health_threads = Threads("health", size=2, timeout_s=_IDENTITY_TIMEOUT_S)
+
+    reader = Reader(store, store_threads)
+    watcher = Watcher(reader, queue)
+    links = Links(
+        signer=SignedLinks(services.signing_key),
+        staging=staging,
+        urls=urls,
+        expiry_s=settings.download_expiry,
+    )
+    polls = Polls(reader=reader, watcher=watcher, urls=urls, links=links, hold_s=settings.long_poll)
+    authentication = Authentication(
+        services.identity, identity_threads, proxy_support=settings.proxy_support
+    )
+    readiness = Readiness(
+        {
+            "request_store": store.ping,
+            "queue": queue.ping,
+            "staging": staging.ping,
+            "caching": services.cache.ping,
+        }
+    )
+    downloads = Downloads(
+        reader=reader,
+        links=links,
+        polls=polls,
+        authentication=authentication,
+        staging=staging,
+        threads=staging_threads,
+    )
+
+    app = App(
+        middleware=[
+            Paths(),
+            Log(services.metrics),
+            SecurityHeaders(allow_origin=settings.allow_origin),
+            authentication,
+            _Lifespan(
+                watcher,
+                (store_threads, submit_threads, staging_threads, identity_threads, health_threads),
+            ),
+        ]
+    )
+    app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(
+        dumps=functools.partial(json.dumps, ensure_ascii=False)
+    )
+    errors.install(app)
+    app.add_route("/healthz", Healthz())
+    app.add_route("/readyz", Readyz(readiness, health_threads))
+    app.add_route(f"{API}/test", Test())
+    app.add_route(f"{API}/user", UserResource(store, store_threads))
+    app.add_route(f"{API}/collections", Collections(services.collections))
+    app.add_route(f"{API}/auth/keys", Keys())
+    app.add_route(f"{API}/requests", AllRequests(store=store, threads=store_threads, polls=polls))
+    app.add_route(
+        f"{API}/requests/{{name}}",
+        Requests(
+            collections=services.collections,
+            submit=Submit(
+                collections=services.collections,
+                store=store,
+                queue=queue,
+                staging=staging,
+                max_unfinished=settings.max_unfinished,
+                min_free=settings.min_free,
+            ),
+            revoke=Revoke(store=store, queue=queue, staging=staging),
+            polls=polls,
+            store=store,
+            threads=submit_threads,
+            max_body=settings.max_request,
+        ),
+    )
+    app.add_route(
+        f"{API}/uploads/{{request_id}}",
+        Uploads(
+            polls=polls,
+            store=store,
+            queue=queue,
+            staging=staging,
+            store_threads=store_threads,
+            staging_threads=staging_threads,
+            max_body=settings.max_upload,
+        ),
+    )
+    app.add_route(f"{API}/downloads/{{request_id}}", downloads)
+    app.add_route(f"{API}/downloads/{{segment}}/{{request_id}}", downloads)
+    return app

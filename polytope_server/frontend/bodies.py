@@ -1,0 +1,57 @@
+"""Reading request bodies: bounded, whole or refused."""
+
+from collections.abc import AsyncIterator
+
+from falcon import MEDIA_JSON
+from falcon.asgi import Request
+
+from polytope_server.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+
+
+def expect_json(req: Request) -> None:
+    """Raises: UnsupportedMediaType: the body is not declared as JSON."""
+    media_type = (req.content_type or "").partition(";")[0].strip().lower()
+    if media_type != MEDIA_JSON and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise UnsupportedMediaType("Send the request as application/json.")
+
+
+async def whole(req: Request, *, max_bytes: int) -> bytes:
+    """A small body, in memory.
+
+    Raises:
+        BodyTooLarge, InvalidRequest: it is larger than that, or was cut off.
+    """
+    body = bytearray()
+    async for chunk in chunks(req, max_bytes=max_bytes, chunk_bytes=1 << 16):
+        body += chunk
+    return bytes(body)
+
+
+async def chunks(req: Request, *, max_bytes: int, chunk_bytes: int) -> AsyncIterator[bytearray]:
+    """A body in pieces of about *chunk_bytes*, holding one at a time.
+
+    A connection that broke ends the stream as a whole body does: what came is compared with what was
+    announced.
+
+    Raises:
+        BodyTooLarge, InvalidRequest: see `whole`.
+    """
+    announced = req.content_length
+    if announced is not None and announced > max_bytes:
+        raise BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
+    received = 0
+    piece = bytearray()
+    async for part in req.stream:
+        received += len(part)
+        if received > max_bytes:
+            raise BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
+        piece += part
+        if len(piece) >= chunk_bytes:
+            yield piece
+            piece = bytearray()
+    if announced is not None and received != announced:
+        raise InvalidRequest(f"The body was cut off: {received} of {announced} bytes arrived.")
+    if piece:
+        yield piece

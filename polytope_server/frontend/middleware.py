@@ -1,0 +1,122 @@
+"""What happens to every request and response: paths, identity, headers, one line of log."""
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import Any, Final
+
+from falcon.asgi import Request, Response
+
+from polytope_server.authentication.identity import Identity
+from polytope_server.errors import NotAuthenticated
+from polytope_server.frontend.threads import Threads
+from polytope_server.observability.context import bind_context
+from polytope_server.observability.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+SECURITY_HEADERS: Final = (
+    ("Cache-Control", "no-cache, no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("X-XSS-Protection", "1; mode=block"),
+)
+
+
+class Paths:
+    """``//api/v1/x`` and ``/api/v1/x/`` are ``/api/v1/x``."""
+
+    async def process_request(self, req: Request, _resp: Response) -> None:
+        req.path = "/" + "/".join(part for part in req.path.split("/") if part)
+
+
+class Log:
+    """One line for each request, with who asked and how long it took."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def process_request(self, req: Request, _resp: Response) -> None:
+        req.context.started = time.monotonic()
+        req.context.quote = uuid.uuid4().hex[:12]
+        bind_context()
+
+    async def process_response(
+        self, req: Request, resp: Response, _resource: Any, _succeeded: bool
+    ) -> None:
+        seconds = time.monotonic() - req.context.started
+        route = req.uri_template or "(none)"
+        self._metrics.http_request(
+            method=req.method, route=req.uri_template, status=resp.status_code, duration_s=seconds
+        )
+        level = logging.DEBUG if route in ("/healthz", "/readyz") else logging.INFO
+        logger.log(
+            level,
+            "answered",
+            extra={
+                "method": req.method,
+                "route": route,
+                "status": resp.status_code,
+                "seconds": round(seconds, 4),
+                "address": address(req),
+                "quote": req.context.quote,
+            },
+        )
+
+
+class SecurityHeaders:
+    """On every response, whatever it is."""
+
+    def __init__(self, *, allow_origin: str | None) -> None:
+        self._allow_origin = allow_origin
+
+    async def process_response(
+        self, _req: Request, resp: Response, _resource: Any, _succeeded: bool
+    ) -> None:
+        for name, value in SECURITY_HEADERS:
+            resp.set_header(name, value)
+        if self._allow_origin:
+            resp.set_header("Access-Control-Allow-Origin", self._allow_origin)
+            resp.set_header("Access-Control-Expose-Headers", "Location, Retry-After")
+
+
+class Authentication:
+    """Who asks, before anything else is looked at.
+
+    A resource whose class says ``open_to_all`` is left alone, and may call `identify` itself.
+    """
+
+    def __init__(self, identity: Identity, threads: Threads, *, proxy_support: bool) -> None:
+        self._identity, self._threads = identity, threads
+        self._proxy_support = proxy_support
+
+    async def process_resource(
+        self, req: Request, resp: Response, resource: Any, _params: Any
+    ) -> None:
+        if getattr(resource, "open_to_all", False) or req.method == "OPTIONS":
+            return
+        await self.identify(req, resp)
+
+    async def identify(self, req: Request, resp: Response) -> None:
+        """Set ``req.context.user``, or raise `NotAuthenticated` with the challenges set."""
+        authorization = req.get_header("Authorization")
+        where = address(req, proxy_support=self._proxy_support)
+        try:
+            delay_s = self._identity.delay_s(authorization, where)
+            if delay_s:
+                await asyncio.sleep(delay_s)
+            user = await self._threads.run(self._identity.identify, authorization, address=where)
+        except NotAuthenticated:
+            if challenges := self._identity.challenges():
+                resp.set_header("WWW-Authenticate", challenges)
+            raise
+        req.context.user = user
+        bind_context(user=user.username)
+
+
+def address(req: Request, *, proxy_support: bool = False) -> str:
+    """Where a request came from; with *proxy_support*, as the nearest proxy says."""
+    if proxy_support and (forwarded := req.get_header("X-Forwarded-For")):
+        return forwarded.rpartition(",")[2].strip()
+    return req.remote_addr

@@ -1,0 +1,1 @@
+"""One module per noun; each resource only translates between HTTP and a call."""

@@ -1,0 +1,50 @@
+"""Who one is, what one may use, and keys."""
+
+from collections.abc import Mapping
+
+from falcon.asgi import Request, Response
+
+from polytope_server.collection import Collection
+from polytope_server.errors import NotSupported
+from polytope_server.frontend.threads import Threads
+from polytope_server.request_store import RequestStore
+
+
+class UserResource:
+    """``/api/v1/user``: values are texts, as clients join them."""
+
+    def __init__(self, store: RequestStore, threads: Threads) -> None:
+        self._store, self._threads = store, threads
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        count = await self._threads.run(self._store.count, req.context.user.id)
+        resp.media = {"live requests": str(count)}
+
+    on_head = on_get
+
+
+class Collections:
+    """``/api/v1/collections``: the names that the user may use."""
+
+    def __init__(self, collections: Mapping[str, Collection]) -> None:
+        self._collections = collections
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        resp.media = {
+            "message": sorted(
+                name
+                for name, collection in self._collections.items()
+                if collection.may_use(req.context.user)
+            )
+        }
+
+    on_head = on_get
+
+
+class Keys:
+    """``/api/v1/auth/keys``: this server gives out no keys."""
+
+    async def on_post(self, _req: Request, _resp: Response) -> None:
+        raise NotSupported(
+            "This server gives out no API keys; use the credentials of your account."
+        )

@@ -1,0 +1,170 @@
+"""Accepting a request: what the body says, and everything that can be refused at once."""
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from polytope_server.collection import Collection
+from polytope_server.errors import (
+    BackendUnavailable,
+    CollectionNotFound,
+    InvalidRequest,
+    NotAuthorized,
+)
+from polytope_server.language.text import parse
+from polytope_server.queue import Queue, Topic
+from polytope_server.request import Request, Status, Verb
+from polytope_server.request_store import RequestStore
+from polytope_server.staging import Staging
+from polytope_server.user import User
+
+logger = logging.getLogger(__name__)
+
+_KEY_LENGTH = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a client posts: a verb, and a request as text or as an object."""
+
+    verb: Verb
+    request: str | Mapping[str, Any]
+    url: str = ""
+
+    @property
+    def text(self) -> str:
+        """The request as the user wrote it, or as JSON."""
+        if isinstance(self.request, str):
+            return self.request
+        return json.dumps(self.request, ensure_ascii=False)
+
+    @classmethod
+    def from_body(cls, body: bytes) -> "Submission":
+        """Raises: InvalidRequest."""
+        fields = _json_object(body)
+        verb = fields.get("verb")
+        if verb not in ("retrieve", "archive"):
+            said = "no 'verb'" if verb is None else f"the verb {_short(verb)}"
+            raise InvalidRequest(f"The request body has {said}; use retrieve or archive.")
+        request = fields.get("request")
+        if not isinstance(request, str | Mapping) or not request:
+            said = "no 'request'" if request is None else f"a 'request' that is {_short(request)}"
+            raise InvalidRequest(
+                f"The request body has {said}; it must be a text or an object, and not empty."
+            )
+        url = fields.get("url") or ""
+        if not isinstance(url, str):
+            raise InvalidRequest("The 'url' of a request must be a text.")
+        return cls(verb=Verb(verb), request=request, url=url)
+
+
+class Submit:
+    """Everything between a body and a stored request. Blocking; safe between threads."""
+
+    def __init__(
+        self,
+        *,
+        collections: Mapping[str, Collection],
+        store: RequestStore,
+        queue: Queue,
+        staging: Staging,
+        max_unfinished: int,
+        min_free: int,
+    ) -> None:
+        self._collections, self._store = collections, store
+        self._queue, self._staging = queue, staging
+        self._max_unfinished, self._min_free = max_unfinished, min_free
+
+    def collection(self, user: User, name: str) -> Collection:
+        """The collection of that name, if the user may have something from it.
+
+        Raises:
+            CollectionNotFound, NotAuthorized
+        """
+        collection = self._collections.get(name)
+        if collection is None:
+            raise CollectionNotFound(f"Collection {_short(name)} not found")
+        if not collection.may_use(user):
+            raise NotAuthorized(f"User {user.username} may not use collection {name}.")
+        return collection
+
+    def __call__(
+        self, user: User, name: str, submission: Submission, *, idempotency_key: str | None
+    ) -> Request:
+        """Keep a request that some datasource of the collection takes.
+
+        Raises:
+            CollectionNotFound, NotAuthorized, InvalidRequest, LimitReached
+            BackendUnavailable: nothing was stored.
+        """
+        collection = self.collection(user, name)
+        if idempotency_key is not None and not 0 < len(idempotency_key) <= _KEY_LENGTH:
+            raise InvalidRequest(f"An Idempotency-Key has 1 to {_KEY_LENGTH} characters.")
+        if submission.url:
+            raise InvalidRequest(
+                "This server does not fetch data from a 'url'; leave it empty and upload the data."
+            )
+        routed = collection.route(
+            user=user,
+            verb=submission.verb,
+            parsed=parse(submission.request),
+            now=datetime.now(UTC),
+        )
+        free = self._staging.free_bytes()
+        if free is not None and free < self._min_free:
+            raise BackendUnavailable(f"staging has only {free} bytes left")
+        awaits_data = submission.verb is Verb.ARCHIVE
+        request = self._store.add(
+            Request(
+                id=str(uuid.uuid4()),
+                user=user,
+                verb=submission.verb,
+                collection=name,
+                datasource=routed.datasource,
+                user_request=submission.text,
+                coerced_request=routed.request,
+                status=Status.UPLOADING if awaits_data else Status.WAITING,
+            ),
+            idempotency_key=idempotency_key,
+            max_unfinished=self._max_unfinished,
+        )
+        if request.status is Status.WAITING:
+            self._queue.hint(Topic.SUBMITTED, request.id)
+        logger.info(
+            "accepted",
+            extra={
+                "request_id": request.id,
+                "collection": name,
+                "verb": submission.verb,
+                "datasource": routed.datasource,
+            },
+        )
+        return request
+
+
+def _json_object(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest("The request body is not UTF-8 text.") from exc
+    except RecursionError as exc:
+        raise InvalidRequest("The request body is nested too deeply.") from exc
+    except ValueError as exc:
+        place = f" (line {exc.lineno})" if isinstance(exc, json.JSONDecodeError) else ""
+        raise InvalidRequest(f"The request body is not valid JSON{place}.") from exc
+    if not isinstance(value, Mapping):
+        raise InvalidRequest("The request body must be a JSON object with 'verb' and 'request'.")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

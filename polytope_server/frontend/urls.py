@@ -1,0 +1,64 @@
+"""The URLs that clients are given: absolute, and never made from what a client sent."""
+
+import ipaddress
+from typing import Final
+
+from falcon.asgi import Request
+
+from polytope_server.errors import ConfigurationError
+
+API: Final = "/api/v1"
+
+
+class PublicUrls:
+    """Absolute URLs below the public base of this server.
+
+    Args:
+        public_url: the base that is configured, such as ``https://data.example.org/prefix``.
+        proxy_support: without one, believe one hop of ``X-Forwarded-Proto`` and ``X-Forwarded-Host``.
+        bind_to, port: without either, where we listen, if that is a loopback address.
+
+    Raises:
+        ConfigurationError: there is no way to know how clients reach this server.
+    """
+
+    def __init__(
+        self, *, public_url: str | None, proxy_support: bool, bind_to: str, port: int
+    ) -> None:
+        self._proxy_support = public_url is None and proxy_support
+        host = f"[{bind_to}]" if ":" in bind_to else bind_to
+        self._base = (public_url or f"http://{host}:{port}").rstrip("/")
+        if public_url is None and not proxy_support and not _is_loopback(bind_to):
+            raise ConfigurationError(
+                f"frontend.public_url: this key is missing; with frontend.bind_to {bind_to!r} it must "
+                "say how clients reach this server, such as https://data.example.org"
+            )
+
+    def request(self, req: Request, request_id: str) -> str:
+        return f"{self._of(req)}{API}/requests/{request_id}"
+
+    def upload(self, req: Request, request_id: str) -> str:
+        return f"{self._of(req)}{API}/uploads/{request_id}"
+
+    def download(self, req: Request, request_id: str, query: str) -> str:
+        return f"{self._of(req)}{API}/downloads/{request_id}?{query}"
+
+    def _of(self, req: Request) -> str:
+        if self._proxy_support:
+            host = _last(req.get_header("X-Forwarded-Host"))
+            scheme = _last(req.get_header("X-Forwarded-Proto")) or "https"
+            if host and scheme in ("http", "https") and not set(host) & set("/?#@\\ "):
+                return f"{scheme}://{host}"
+        return self._base
+
+
+def _last(header: str | None) -> str:
+    """What the nearest proxy said; anything before it may come from the client."""
+    return (header or "").rpartition(",")[2].strip()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,56 @@
+"""The Authorization header as clients of this service write it: several credentials, by commas."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from polytope_server.errors import NotAuthenticated
+
+MAX_HEADER_CHARACTERS: Final = 16 * 1024
+MAX_CREDENTIALS: Final = 8
+
+_BLANK: Final = " \t"
+_NOT_IN_A_QUOTED_STRING: Final = re.compile(r"[^\x20-\x7e]")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One part of the header: a scheme as it was written, and what follows it."""
+
+    scheme: str
+    text: str = field(repr=False)
+
+
+def parse(header: str | None) -> tuple[Credential, ...]:
+    """The credentials of a header, in its order; a repeated one once. Nothing from no header.
+
+    Parts without a word after the scheme are no credentials and left out.
+
+    Raises:
+        NotAuthenticated: the header is longer than any real one, or holds too many parts.
+    """
+    if not header:
+        return ()
+    if len(header) > MAX_HEADER_CHARACTERS:
+        raise NotAuthenticated(
+            f"The Authorization header is longer than {MAX_HEADER_CHARACTERS} characters."
+        )
+    found: dict[Credential, None] = {}
+    for part in header.split(","):
+        scheme, _, text = part.strip(_BLANK).partition(" ")
+        text = text.strip(_BLANK)
+        if not scheme or not text:
+            continue
+        found[Credential(scheme, text)] = None
+        if len(found) > MAX_CREDENTIALS:
+            raise NotAuthenticated(
+                f"The Authorization header holds more than {MAX_CREDENTIALS} credentials."
+            )
+    return tuple(found)
+
+
+def challenge(scheme: str, *, realm: str) -> str:
+    """A standard challenge, e.g. ``Basic realm="example"``, safe to put into a header."""
+    plain = _NOT_IN_A_QUOTED_STRING.sub("?", realm)
+    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{scheme} realm="{escaped}"'

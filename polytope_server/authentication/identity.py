@@ -1,0 +1,263 @@
+"""From the Authorization header to a user with roles: all realms, all credentials, one answer."""
+
+import hmac
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from polytope_server.authentication import Authenticator
+from polytope_server.authentication.guessing import Guesses, neighbourhood
+from polytope_server.authentication.header import Credential, parse
+from polytope_server.authorization import Authorizer
+from polytope_server.caching import Cache
+from polytope_server.config.identity import RealmSection
+from polytope_server.errors import BackendUnavailable, ConfigurationError, NotAuthenticated
+from polytope_server.observability.redaction import looks_secret
+from polytope_server.registry import backends, load_backend
+from polytope_server.user import User
+
+logger = logging.getLogger(__name__)
+
+EVERYBODY: Final = "default"
+"""The role that every authenticated user has."""
+LIFETIME_S: Final = 60.0
+REFUSAL_LIFETIME_S: Final = 5.0
+
+# Clients crash on a refusal whose text says that something has run out, so none here does.
+_REFUSED: Final = "The credentials were not accepted."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Realm:
+    """Who tells the users of one realm apart, and who says what they may do; each in order."""
+
+    authenticators: Sequence[Authenticator] = ()
+    authorizers: Sequence[Authorizer] = ()
+
+
+class Identity:
+    """Identifies users by credentials of any scheme of any realm. Safe between threads.
+
+    Answers are remembered for a short while. The cache holds neither credentials nor anything made
+    of them without a key that only this process has; what it holds is signed, so that whoever can
+    write a shared cache cannot make themselves somebody. A user with secret attributes is not cached.
+    """
+
+    def __init__(
+        self,
+        realms: Mapping[str, Realm],
+        cache: Cache,
+        *,
+        lifetime_s: float = LIFETIME_S,
+        refusal_lifetime_s: float = REFUSAL_LIFETIME_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._realms = realms
+        self._cache = cache
+        self._lifetime_s = lifetime_s
+        self._refusal_lifetime_s = refusal_lifetime_s
+        self._key = secrets.token_bytes(32)
+        self._guesses = Guesses(clock=clock)
+        self._by_scheme: dict[str, list[Authenticator]] = {}
+        for realm in realms.values():
+            for each in realm.authenticators:
+                self._by_scheme.setdefault(each.scheme.lower(), []).append(each)
+        if not self._by_scheme:
+            logger.warning("No authenticator is configured: nobody can log in")
+
+    @classmethod
+    def build(cls, realms: Mapping[str, RealmSection], cache: Cache) -> Self:
+        """From the configuration. Back-ends of types that are not here are left out, with a warning.
+
+        Raises:
+            ConfigurationError: a back-end has no type, its library is missing, or an option is wrong.
+        """
+        opened = {}
+        for name, realm in realms.items():
+            where = f"authentication.{name}"
+            opened[name] = Realm(
+                authenticators=tuple(
+                    _open(
+                        "authentication",
+                        realm.authenticators,
+                        where=f"{where}.authenticators",
+                        realm=name,
+                    )
+                ),
+                authorizers=tuple(
+                    _open("authorization", realm.authorizers, where=f"{where}.authorizers")
+                ),
+            )
+        return cls(opened, cache)
+
+    def challenges(self) -> str:
+        """The value of ``WWW-Authenticate``: one challenge per scheme; empty if there is none."""
+        return ", ".join(each[0].challenge() for each in self._by_scheme.values())
+
+    def delay_s(self, authorization: str | None, address: str) -> float:
+        """How long to wait before `identify` is called with these credentials; mostly 0.
+
+        Never blocks, so the event loop may ask. Not zero after failed logins of the same user from
+        the same address. The wait is at most `guessing.LONGEST_WAIT_S`.
+
+        Raises:
+            NotAuthenticated: too many guesses are waiting already, or the header is not acceptable.
+        """
+        return max(
+            (
+                self._guesses.wait_s(
+                    self._place(address, credential, name), self._guess(credential)
+                )
+                for credential in parse(authorization)
+                for name in self._login_names(credential)
+            ),
+            default=0.0,
+        )
+
+    def identify(self, authorization: str | None, *, address: str) -> User:
+        """Who sends this header; of several credentials, the first that is accepted counts. Blocks.
+
+        Raises:
+            NotAuthenticated: no credentials, or none that were accepted.
+            BackendUnavailable: none was accepted, and somebody who might have done so is away; or
+                an authorizer of the user's realm is.
+        """
+        credentials = parse(authorization)
+        if not credentials:
+            raise NotAuthenticated(self._wanted())
+        key = self._digest("cache", *(f"{c.scheme.lower()} {c.text}" for c in credentials)).hex()
+        remembered = self._recall(key)
+        if isinstance(remembered, User):
+            return remembered
+        if isinstance(remembered, _Nobody):
+            raise NotAuthenticated(_REFUSED)
+        found = self._authenticate(credentials, address)
+        if found is None:
+            logger.info("Credentials were refused", extra={"address": address})
+            self._remember(key, None, self._refusal_lifetime_s)
+            raise NotAuthenticated(_REFUSED)
+        user, cacheable = found
+        user = self._with_grants(user)
+        if cacheable and not any(looks_secret(name) for name in user.attributes):
+            self._remember(key, user, self._lifetime_s)
+        return user
+
+    def _wanted(self) -> str:
+        schemes = ", ".join(each[0].scheme for each in self._by_scheme.values()) or "none"
+        return f"An Authorization header with credentials is needed; accepted schemes: {schemes}."
+
+    def _authenticate(
+        self, credentials: Sequence[Credential], address: str
+    ) -> tuple[User, bool] | None:
+        """The user and whether that may be remembered; None if all who could tell said no."""
+        away: BackendUnavailable | None = None
+        for credential in credentials:
+            guess = self._guess(credential)
+            places = [
+                self._place(address, credential, name) for name in self._login_names(credential)
+            ]
+            judged = True
+            for each in self._authenticators(credential):
+                try:
+                    user = each.authenticate(credential.text)
+                except NotAuthenticated:
+                    continue
+                except BackendUnavailable as exc:
+                    logger.warning(
+                        "An authenticator is away", extra={"scheme": each.scheme}, exc_info=exc
+                    )
+                    away, judged = exc, False
+                    continue
+                for place in places:
+                    self._guesses.was_right(place, guess)
+                return user, each.cacheable
+            if judged:
+                self._guesses.was_wrong(guess)
+            else:
+                for place in places:
+                    self._guesses.was_not_judged(place, guess)
+        if away is not None:
+            raise BackendUnavailable("Credentials cannot be checked at present.") from away
+        return None
+
+    def _with_grants(self, user: User) -> User:
+        """The user with what each authorizer adds; each sees what those before it have added."""
+        user = replace(user, roles=user.roles | {EVERYBODY})
+        realm = self._realms.get(user.realm, Realm())
+        for each in realm.authorizers:
+            grant = each.grant(user)
+            user = replace(
+                user,
+                roles=user.roles | grant.roles,
+                attributes=MappingProxyType({**user.attributes, **grant.attributes}),
+            )
+        return user
+
+    def _authenticators(self, credential: Credential) -> Sequence[Authenticator]:
+        return self._by_scheme.get(credential.scheme.lower(), ())
+
+    def _login_names(self, credential: Credential) -> set[str]:
+        names = {each.login_name(credential.text) for each in self._authenticators(credential)}
+        return names - {""}
+
+    def _place(self, address: str, credential: Credential, name: str) -> bytes:
+        return self._digest("place", neighbourhood(address), credential.scheme.lower(), name)
+
+    def _guess(self, credential: Credential) -> bytes:
+        return self._digest("guess", credential.scheme.lower(), credential.text)
+
+    def _digest(self, *parts: str) -> bytes:
+        # with the lengths, so that no two lists of parts read the same
+        text = "".join(f"{len(part)}:{part}" for part in parts)
+        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
+
+    def _remember(self, key: str, user: User | None, lifetime_s: float) -> None:
+        value = None if user is None else {**user.as_json(), "attributes": dict(user.attributes)}
+        text = json.dumps({"user": value})
+        signed = {"text": text, "signature": self._digest("value", key, text).hex()}
+        self._cache.put(key, signed, lifetime_s=lifetime_s)
+
+    def _recall(self, key: str) -> "User | _Nobody | None":
+        """A remembered user, a remembered refusal, or None where nothing trustworthy is found."""
+        match self._cache.get(key):
+            case {"text": str(text), "signature": str(signature)}:
+                known = self._digest("value", key, text).hex()
+                if hmac.compare_digest(signature.encode("utf-8", "replace"), known.encode()):
+                    return _remembered(json.loads(text))
+        return None
+
+
+class _Nobody:
+    """A remembered refusal."""
+
+
+def _remembered(value: Mapping[str, Any]) -> User | _Nobody:
+    user = value["user"]
+    if user is None:
+        return _Nobody()
+    return replace(User.from_json(user), attributes=MappingProxyType(user["attributes"]))
+
+
+def _open(
+    abstraction: str, sections: Mapping[str, Mapping[str, Any]], *, where: str, **context: str
+) -> Iterator[Any]:
+    """The back-ends of one realm, in the order of the configuration."""
+    there_are = backends(abstraction).names
+    for name, options in sections.items():
+        here = f"{where}.{name}"
+        kind = options.get("type")
+        if not isinstance(kind, str) or not kind:
+            raise ConfigurationError(f"{here}.type: must be one of {', '.join(sorted(there_are))}")
+        if kind not in there_are:
+            logger.warning(
+                "A type that this server does not have is left out",
+                extra={"section": here, "type": kind, "there_are": sorted(there_are)},
+            )
+            continue
+        backend = load_backend(abstraction, kind)
+        yield backend(backend.Config.read(options, where=here), **context)

@@ -1,0 +1,132 @@
+"""What must never be seen: secrets in logged fields and in texts, found by name and by shape.
+
+This is the safety net below code that does not log secrets in the first place.
+"""
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence, Set
+from itertools import islice
+from typing import Any, Final
+
+from pydantic import SecretBytes, SecretStr
+
+HIDDEN: Final = "***"
+MAX_TEXT_CHARACTERS: Final = 64 * 1024
+"""Of one text in a log; the middle of a longer one is left out."""
+
+_MAX_DEPTH: Final = 8
+_MAX_ITEMS: Final = 200
+_MAX_BITS: Final = 256
+
+_PARTS: Final = (
+    "password|passwd|passphrase|secret|token|api[-_.]?key|authorization|credential|signature"
+)
+_SECRET_NAME: Final = re.compile(
+    rf"{_PARTS}|(?<![a-z])(?:key|keys|pwd|pass|auth|jwt|bearer|cookie)(?![a-z])", re.IGNORECASE
+)
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+_URL: Final = re.compile(r"://([^\s'\"<>]+)")
+_VALUE: Final = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|['"]?[^\s&,;'")}\]]+)"""
+_ASSIGNED: Final = re.compile(
+    rf"""((?:{_PARTS}|(?<![A-Za-z])(?:key|pwd))[\w.-]{{0,40}}(?:=|\\?['"]\s{{0,4}}[:=]\s{{0,4}}))"""
+    rf"""{_VALUE}""",
+    re.IGNORECASE,
+)
+_HEADER: Final = re.compile(
+    # a scheme and what looks like a credential: prose such as "Basic authentication" does not
+    r"\b(Basic|Bearer|EmailKey|Federation|Digest) +(?=[^\s,'\"]*[\d:=._])[^\s,'\"]{6,}",
+    re.IGNORECASE,
+)
+_HEADER_LINE: Final = re.compile(r"\b((?:Proxy-)?Authorization: *)[^\r\n'\"]+", re.IGNORECASE)
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a value of that name is not to be shown: ``ecmwf-apikey``, ``secretKey``, ``token``."""
+    return _SECRET_NAME.search(_CAMEL.sub("_", name)) is not None
+
+
+def text_without_secrets(text: str) -> str:
+    """A text for a log: bounded, without user-info in URLs, credentials and assigned secrets."""
+    if len(text) > MAX_TEXT_CHARACTERS:
+        half = MAX_TEXT_CHARACTERS // 2 - 50  # with the words between, within the limit
+        # cut before looking, and drop the words that were cut: half a secret has no shape
+        head, tail = text[:half].rpartition(" ")[0], text[-half:].partition(" ")[2]
+        text = f"{head} [... {len(text) - len(head) - len(tail)} characters ...] {tail}"
+    text = _URL.sub(_without_user_info, text)
+    text = _HEADER_LINE.sub(rf"\1{HIDDEN}", text)
+    text = _HEADER.sub(rf"\1 {HIDDEN}", text)
+    return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+
+
+def _without_user_info(match: re.Match[str]) -> str:
+    rest = match[1]
+    before, at, after = rest.rpartition("@")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:
+        host = authority.rpartition("@")[2]
+        rest_of_it = rest[len(authority) :]
+        # a password that holds a slash or the like ends at an @ further on
+        return f"://{HIDDEN}@{after if ':' in before and '@' in rest_of_it else host + rest_of_it}"
+    if at and ":" in before:
+        return f"://{HIDDEN}@{after}"
+    return match[0]
+
+
+def without_secrets(value: Any, *, depth: int = _MAX_DEPTH) -> Any:
+    """The same as JSON values, bounded in depth and length, secrets replaced by ``***``.
+
+    What is neither a mapping, a sequence, a number nor a text is shown as its ``str``.
+    """
+    match value:
+        case None | bool():
+            return value
+        case int():
+            return value if value.bit_length() <= _MAX_BITS else f"[{value.bit_length()} bits]"
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case str():
+            return text_without_secrets(value)
+        case SecretStr() | SecretBytes():
+            return HIDDEN
+        case bytes() | bytearray() | memoryview():
+            return f"[{len(value)} bytes]"
+        case Mapping() | Sequence() | Set() if depth <= 0:
+            return "[...]"
+        case Mapping():
+            return _mapping(value, depth=depth)
+        case Sequence() | Set():
+            items = [without_secrets(item, depth=depth - 1) for item in _first(value)]
+            return [*items, f"[{len(value)} in all]"] if _is_long(value) else items
+        case _:
+            return text_without_secrets(_as_text(value))
+
+
+def _mapping(value: Mapping[Any, Any], *, depth: int) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for key in _first(value):
+        name = key if isinstance(key, str) else _as_text(key)
+        hidden = looks_secret(name)
+        shown[text_without_secrets(name)] = (
+            HIDDEN if hidden else without_secrets(value[key], depth=depth - 1)
+        )
+    if _is_long(value):
+        shown["..."] = f"[{len(value)} in all]"
+    return shown
+
+
+def _is_long(items: Collection[Any]) -> bool:
+    # one more may stay, so that what was shortened once is not shortened again
+    return len(items) > _MAX_ITEMS + 1
+
+
+def _first(items: Collection[Any]) -> list[Any]:
+    return list(islice(items, _MAX_ITEMS if _is_long(items) else None))
+
+
+def _as_text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - foreign code, and a log line must not fail for it
+        return f"[{type(value).__name__} without text]"

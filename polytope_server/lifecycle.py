@@ -1,12 +1,14 @@
 """How a long-running process starts, waits for what is away, and ends."""
 
+import ctypes
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 from tenacity import (
     RetryCallState,
@@ -21,11 +23,15 @@ from tenacity import (
 )
 from tenacity.stop import stop_base
 
-from polytope_server.errors import BackendUnavailable
+from polytope_server.config.model import Choice
+from polytope_server.errors import BackendUnavailable, ConfigurationError
+from polytope_server.registry import backends, open_backend
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class Stop:
@@ -109,3 +115,28 @@ def patiently(
         if stop.requested:
             raise Stopped from exc
         raise BackendUnavailable(f"{what}: still away") from exc
+
+
+def open_chosen(abstraction: str, choice: Choice | None, *, stop: Stop) -> Any:
+    """The back-end that a section of the configuration names, waited for while it is away.
+
+    Raises:
+        ConfigurationError: none is chosen, it is not here, or its options are wrong.
+        Stopped: the process was asked to end meanwhile.
+    """
+    if choice is None:
+        names = ", ".join(sorted(backends(abstraction).names))
+        raise ConfigurationError(
+            f"{abstraction}: this section is missing; choose one of {names}, as in "
+            f"'{abstraction}: {{NAME: {{...}}}}'"
+        )
+    return patiently(
+        lambda: open_backend(abstraction, choice.name, choice.options), stop=stop, what=abstraction
+    )
+
+
+def end_with_parent(parent: int, number: signal.Signals) -> None:
+    """Have the kernel send us this signal when our parent ends, however it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)

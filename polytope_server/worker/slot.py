@@ -4,7 +4,6 @@ Started by `polytope_server.worker.slot_process`, never by hand. Descriptors 0 a
 any foreign library is loaded: C++ prints to descriptor 1, and nobody but us may read the jobs.
 """
 
-import ctypes
 import logging
 import os
 import resource
@@ -16,6 +15,7 @@ from typing import BinaryIO
 from polytope_server.config.model import LoggingSection
 from polytope_server.datasource import Datasource, Query
 from polytope_server.errors import ConfigurationError, DatasourceFailed
+from polytope_server.lifecycle import end_with_parent
 from polytope_server.observability.context import log_context
 from polytope_server.observability.logging import configure
 from polytope_server.registry import open_backend
@@ -24,13 +24,11 @@ from polytope_server.worker.frames import Job, Kind, write_frame
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> None:
     """``python -m polytope_server.worker.slot PARENT_PID MEMORY_BYTES LOG_LEVEL``"""
     parent, memory_bytes, level = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    _die_with(parent)
+    end_with_parent(parent, signal.SIGKILL)
     jobs, frames = _private_streams()
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -42,13 +40,6 @@ def main() -> None:
         with log_context(request_id=job.id, user=job.user.username):
             _run(job, frames)
     os._exit(0)  # foreign exit handlers crash or hang
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel end us with our supervisor, however that ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:

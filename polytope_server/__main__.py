@@ -1,0 +1,5 @@
+"""``python -m polytope_server``"""
+
+from polytope_server.cli import main
+
+main()

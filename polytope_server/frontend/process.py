@@ -1,0 +1,79 @@
+"""The frontend as a process of its own: the application on gunicorn."""
+
+import secrets
+
+from falcon.asgi import App
+
+from polytope_server.asgi_server import serve
+from polytope_server.authentication.identity import Identity
+from polytope_server.caching import Cache
+from polytope_server.collection import collections_of
+from polytope_server.config.model import Config
+from polytope_server.frontend.app import Services, create_app
+from polytope_server.frontend.urls import PublicUrls
+from polytope_server.lifecycle import Stop, open_chosen
+from polytope_server.observability.health import listening
+from polytope_server.observability.metrics import Metrics
+from polytope_server.request_store import RequestStore
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM, then finish what is being answered.
+
+    Raises:
+        ConfigurationError: it cannot start.
+    """
+    settings = config.frontend
+    urls = PublicUrls(
+        public_url=settings.public_url,
+        proxy_support=settings.proxy_support,
+        bind_to=settings.bind_to,
+        port=settings.port,
+    )
+    collections = collections_of(config)
+    Identity.build(config.authentication, _NoCache())  # so that mistakes are told at once
+    stop = Stop()
+    for abstraction, choice in (
+        ("request_store", config.request_store),
+        ("queue", config.queue),
+        ("staging", config.staging),
+        ("caching", config.caching),
+    ):
+        open_chosen(abstraction, choice, stop=stop)
+
+    def make_app() -> App:
+        # Called in gunicorn's worker process: connections and threads do not survive a fork.
+        store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
+        cache: Cache = open_chosen("caching", config.caching, stop=stop)
+        metrics = Metrics()
+        if settings.metrics_port is not None:
+            listening(settings.metrics_bind_to, settings.metrics_port, {}, metrics).__enter__()
+        services = Services(
+            store=store,
+            queue=open_chosen("queue", config.queue, stop=stop),
+            staging=open_chosen("staging", config.staging, stop=stop),
+            cache=cache,
+            identity=Identity.build(config.authentication, cache),
+            collections=collections,
+            metrics=metrics,
+            signing_key=_signing_key(config, store),
+        )
+        return create_app(services, settings, urls)
+
+    serve(
+        make_app,
+        bind_to=settings.bind_to,
+        port=settings.port,
+        processes=settings.processes,
+        max_connections=settings.max_connections,
+        idle_timeout_s=settings.idle_timeout,
+        graceful_timeout_s=settings.graceful_timeout,
+        on_ready=None,
+    )
+
+
+def _signing_key(config: Config, store: RequestStore) -> bytes:
+    """The configured key of download links, or the one that all frontends of this store share."""
+    if config.frontend.signing_key is not None:
+        return config.frontend.signing_key.get_secret_value().encode()
+    return store.shared_secret("download links", secrets.token_urlsafe(32)).encode()

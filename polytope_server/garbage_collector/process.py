@@ -1,0 +1,41 @@
+"""The garbage collector as a process of its own."""
+
+import sys
+
+from polytope_server.config.model import Config
+from polytope_server.garbage_collector.loop import Collector
+from polytope_server.lifecycle import Stop, open_chosen
+from polytope_server.observability.health import listening
+from polytope_server.observability.metrics import Metrics
+from polytope_server.queue import Queue
+from polytope_server.request_store import RequestStore
+from polytope_server.staging import Staging
+
+
+def run(config: Config, *, once: bool = False, dry_run: bool = False) -> None:
+    """Collect until SIGTERM; or *once*; or only print what would be removed.
+
+    Raises:
+        ConfigurationError: it cannot start.
+        BackendUnavailable: a back-end was away during the only pass.
+    """
+    stop = Stop()
+    stop.on_signals()
+    store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
+    queue: Queue = open_chosen("queue", config.queue, stop=stop)
+    staging: Staging = open_chosen("staging", config.staging, stop=stop)
+    metrics = Metrics()
+    settings = config.garbage_collector
+    collector = Collector(
+        store=store, staging=staging, queue=queue, settings=settings, metrics=metrics, say=_print
+    )
+    if once or dry_run:
+        _print(str(collector.collect(dry_run=dry_run)))
+        return
+    checks = {"request_store": store.ping, "staging": staging.ping}
+    with listening(settings.health_bind_to, settings.health_port, checks, metrics):
+        collector.run(stop)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

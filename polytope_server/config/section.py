@@ -2,17 +2,34 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from polytope_server.errors import ConfigurationError
 from polytope_server.request import Verb
 
+Place = tuple[str | int, ...]
+"""Keys and list indices from the root, or from a section, down to a value."""
+
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
-_SECONDS = (86400, 3600, 60, 1)
+_WHOLE = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+_LONGEST_S = 1e10
+_LARGEST_BYTES = 1 << 62
 
 
 def duration_s(value: Any) -> float:
@@ -25,16 +42,26 @@ def duration_s(value: Any) -> float:
         text = str(value).strip()
         match = _DURATION.fullmatch(text)
         if match and text:
-            seconds = float(
-                sum(int(n) * unit for n, unit in zip(match.groups(), _SECONDS, strict=True) if n)
-            )
+            pairs = zip(match.groups(), _UNITS, strict=True)
+            seconds = sum(float(count) * unit for count, (_, unit) in pairs if count)
         elif re.fullmatch(r"\d+(?:\.\d+)?", text, re.ASCII):
             seconds = float(text)
         else:
             raise ValueError("a duration such as 90s or 1d12h (units d h m s, in this order)")
-    if not 0 <= seconds < 1e10:
+    if not 0 <= seconds < _LONGEST_S:
         raise ValueError("a duration that is not negative and below 300 years")
     return seconds
+
+
+def duration_text(seconds: float) -> str:
+    """The inverse of `duration_s`, as an operator would write it: ``1d12h``, ``0.5``."""
+    if seconds != int(seconds) or seconds == 0:
+        return f"{seconds:g}"
+    parts, rest = [], int(seconds)
+    for name, unit in _UNITS:
+        count, rest = divmod(rest, unit)
+        parts.append(f"{count}{name}" if count else "")
+    return "".join(parts)
 
 
 def size_bytes(value: Any) -> int:
@@ -44,16 +71,98 @@ def size_bytes(value: Any) -> int:
     match = _SIZE.fullmatch(str(value).strip())
     if not match:
         raise ValueError("a size such as 10G or 512MiB (units K M G T P, 1024-based)")
-    power = " KMGTP".index(match[2].upper() or " ")
-    return int(float(match[1]) * 1024**power)
+    size = float(match[1]) * 1024 ** " KMGTP".index(match[2].upper() or " ")
+    if size > _LARGEST_BYTES:
+        raise ValueError("a size below 4096P")
+    # through float only where there is a fraction: plain numbers of bytes stay exact
+    return int(match[1]) if match[1].isdigit() and not match[2] else int(size)
 
 
-Duration = Annotated[float, BeforeValidator(duration_s)]
+def size_text(size: int) -> str:
+    """The inverse of `size_bytes`, as an operator would write it: ``10G``, ``1000``."""
+    for unit in ("P", "T", "G", "M", "K"):
+        whole, rest = divmod(size, 1024 ** " KMGTP".index(unit))
+        if whole and not rest:
+            return f"{whole}{unit}"
+    return str(size)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        return int(value)
+    raise ValueError("a whole number")
+
+
+def _secret(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _plain_text(value: Any) -> str:
+    # YAML types what looks like a number; where text is wanted, that is what was meant
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ValueError("text")
+
+
+def _role_names(value: Any) -> tuple[str, ...]:
+    names = value if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(name, str | int) and not isinstance(name, bool) for name in names):
+        raise ValueError("a role, a list of roles, or a mapping of realms to roles")
+    return tuple(str(name) for name in names)
+
+
+def _roles(value: Any) -> Mapping[str, tuple[str, ...]] | tuple[str, ...]:
+    if isinstance(value, Mapping):
+        return MappingProxyType({str(k): _role_names(v) for k, v in value.items()})
+    return _role_names(value)
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(duration_s),
+    WithJsonSchema({"type": ["string", "number"], "examples": ["1d12h", "90s", 0.5]}),
+]
 """Seconds."""
-Size = Annotated[int, BeforeValidator(size_bytes)]
+Size = Annotated[
+    int,
+    BeforeValidator(size_bytes),
+    WithJsonSchema({"type": ["string", "integer"], "examples": ["10G", "512MiB", 4096]}),
+]
 """Bytes."""
-Secret = Annotated[SecretStr, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) else v)]
+Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 """Text that no `repr` and no log shows."""
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number, which may come as text out of the environment."""
+Text = Annotated[str, BeforeValidator(_plain_text)]
+"""Text; what YAML takes for a number or a truth value is text again."""
+Roles = Annotated[
+    Mapping[str, tuple[str, ...]] | tuple[str, ...],
+    PlainValidator(_roles),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}},
+                {
+                    "type": "object",
+                    "additionalProperties": {
+                        "anyOf": [
+                            {"type": "string"},
+                            {"type": "array", "items": {"type": "string"}},
+                        ]
+                    },
+                },
+            ]
+        }
+    ),
+]
+"""Who may: a mapping of realms to roles, or a tuple of roles that hold in every realm."""
 
 
 class Section(BaseModel):
@@ -62,6 +171,12 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="allow", populate_by_name=True, hide_input_in_errors=True
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # not the unknown keys: one of them may be a misspelt password
+        for name, info in type(self).model_fields.items():
+            if info.repr:
+                yield name, getattr(self, name)
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None, *, where: str) -> Self:
@@ -77,40 +192,139 @@ class Section(BaseModel):
 
     def unknown_keys(self, where: str = "") -> Iterator[str]:
         """One line for each key that nobody reads, with the nearest name that somebody does."""
+        for place, text in self.unknown():
+            yield f"{_joined(where, place)}: {text}"
+
+    def unknown(self) -> Iterator[tuple[Place, str]]:
+        """The same as `unknown_keys`, place and text apart."""
         known = [info.alias or name for name, info in type(self).model_fields.items()]
         for key in self.model_extra or {}:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            yield f"{where}.{key}: unknown key{hint}".removeprefix(".")
+            yield (key,), f"unknown key{nearest(key, known)}"
         for name, info in type(self).model_fields.items():
-            yield from _unknown_below(getattr(self, name), f"{where}.{info.alias or name}")
+            yield from _unknown_below(getattr(self, name), (info.alias or name,))
 
 
-def _unknown_below(value: Any, where: str) -> Iterator[str]:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'this'?``, or the list of what is known."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def _unknown_below(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
     match value:
         case Section():
-            yield from value.unknown_keys(where.removeprefix("."))
+            yield from ((place + inner, text) for inner, text in value.unknown())
         case Mapping():
             for key, item in value.items():
-                yield from _unknown_below(item, f"{where}.{key}")
+                yield from _unknown_below(item, (*place, str(key)))
         case list() | tuple():
             for index, item in enumerate(value):
-                yield from _unknown_below(item, f"{where}[{index}]")
+                yield from _unknown_below(item, (*place, index))
+
+
+def place_text(place: Place) -> str:
+    """``collections.era5.datasources[0].match``; never more than one line."""
+    text = ""
+    for part in place:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if part.isprintable() else repr(part)[1:-1]
+            text += f".{name}" if text else name
+    return text
+
+
+def _joined(where: str, place: Place) -> str:
+    inner = place_text(place)
+    return f"{where}{'' if inner.startswith('[') or not where or not inner else '.'}{inner}"
 
 
 def explain(error: ValidationError, *, where: str) -> Iterator[str]:
     """Each fault of a section in our words: place and expected shape, never the value."""
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        place = ".".join([where, *(str(part) for part in fault["loc"])]).strip(".")
-        kind, text = fault["type"], fault["msg"]
+    for place, text in faults(error):
+        yield f"{_joined(where, place)}: {text}"
+
+
+def faults(error: ValidationError) -> Iterator[tuple[Place, str]]:
+    """The same as `explain`, place and text apart."""
+    for fault in error.errors(include_url=False, include_input=False):
+        kind, context = fault["type"], fault.get("ctx", {})
+        place = tuple(part for part in fault["loc"] if part != "[key]")
         if kind == "missing":
-            yield f"{place}: this key is missing"
+            yield place, "this key is missing"
         elif kind == "value_error":
-            yield f"{place}: must be {text.removeprefix('Value error, ')}"
-        elif text.startswith("Input should be"):
-            yield f"{place}: must be {text.removeprefix('Input should be ')}"
+            # only our own validators raise these, and their texts hold no value
+            yield place, f"must be {context['error']}"
         else:
-            yield f"{place}: {text[:1].lower()}{text[1:]}"
+            shape = _SHAPES.get(kind, "of another shape; see docs/configuration.md")
+            yield place, f"must be {shape.format_map(context)}"
+
+
+_TEXT = "text"
+_LIST = "a list"
+_MAPPING = "a mapping of keys to values"
+_WHOLE_TEXT = "a whole number"
+_NUMBER = "a number"
+_TRUTH = "true or false"
+_SHAPES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "string_type": _TEXT,
+        "string_too_short": "text of at least {min_length} characters",
+        "string_too_long": "text of at most {max_length} characters",
+        "string_pattern_mismatch": "text of the form {pattern}",
+        "list_type": _LIST,
+        "tuple_type": _LIST,
+        "set_type": _LIST,
+        "too_short": "at least {min_length} long",
+        "too_long": "at most {max_length} long",
+        "dict_type": _MAPPING,
+        "mapping_type": _MAPPING,
+        "model_type": _MAPPING,
+        "model_attributes_type": _MAPPING,
+        "int_type": _WHOLE_TEXT,
+        "int_parsing": _WHOLE_TEXT,
+        "int_parsing_size": _WHOLE_TEXT,
+        "int_from_float": _WHOLE_TEXT,
+        "float_type": _NUMBER,
+        "float_parsing": _NUMBER,
+        "finite_number": "a finite number",
+        "bool_type": _TRUTH,
+        "bool_parsing": _TRUTH,
+        "greater_than": "more than {gt}",
+        "greater_than_equal": "at least {ge}",
+        "less_than": "less than {lt}",
+        "less_than_equal": "at most {le}",
+        "literal_error": "one of {expected}",
+        "enum": "one of {expected}",
+        "none_required": "nothing",
+        "path_type": "a path",
+        "path_not_directory": "a directory that exists",
+        "path_not_file": "a file that exists",
+        "url_type": "a URL",
+        "url_parsing": "a URL",
+        "url_scheme": "a URL that begins with {expected_schemes}",
+    }
+)
+"""What should have been there, by pydantic's name of the fault; the names in braces are of limits."""
+
+
+def _is_rule(value: Any) -> bool:
+    plain = str | int | float | bool
+    return isinstance(value, plain) or (
+        isinstance(value, list | tuple) and all(isinstance(item, plain) for item in value)
+    )
+
+
+def _rules(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key, rule in value.items():
+        if not _is_rule(rule):
+            raise ValueError(
+                f"a mapping of keys to a value or a list of values; {place_text((key,))!r} is neither"
+            )
+    return value
 
 
 class DatasourceSection(Section):
@@ -122,5 +336,14 @@ class DatasourceSection(Section):
     takes_free_text: ClassVar[bool] = False
     """Whether requests need not be a mapping of keys."""
 
-    type: str
-    name: str = ""
+    type: Text
+    name: Text = ""
+    label: Text | None = Field(default=None, alias="repr")
+    """What users are shown; `name`, then `type`, if there is none."""
+    roles: Roles = ()
+    """Who may use it besides what the collection says; nothing here means everybody."""
+    defaults: Mapping[str, Any] = Field(default_factory=dict)
+    match: Annotated[Mapping[str, Any], AfterValidator(_rules)] = Field(default_factory=dict)
+    """Key to the value or values it may have; an empty list means that the key must be absent."""
+    patch: Mapping[str, Any] = Field(default_factory=dict)
+    """Null removes the request's key."""

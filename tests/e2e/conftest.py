@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from deployment import Deployment  # noqa: E402
+from deployment import Deployment
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,235 @@
+"""The broker over real embedded back-ends, one cycle at a time."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from polytope_server.broker.loop import Broker
+from polytope_server.config.embedded import SqliteQueueSection, SqliteStoreSection
+from polytope_server.config.model import BrokerSection
+from polytope_server.lifecycle import Stop
+from polytope_server.observability.metrics import Metrics
+from polytope_server.queue import Topic
+from polytope_server.queue.sqlite import SqliteQueue
+from polytope_server.request import Lease, Request, Status, Step
+from polytope_server.request_store.sqlite import SqliteRequestStore
+from polytope_server.testing.request_store import ANN, JOE, enqueue, finish, new_request, start
+from polytope_server.user import User
+
+
+@dataclass(frozen=True)
+class SomeLimits:
+    total: int | None = None
+    per_user: int = 0
+
+    def for_user(self, _user: User) -> int:
+        return self.per_user
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SqliteRequestStore:
+    return SqliteRequestStore(SqliteStoreSection(path=tmp_path / "r.sqlite"))
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> SqliteQueue:
+    return SqliteQueue(SqliteQueueSection(path=tmp_path / "q.sqlite"))
+
+
+MakeBroker = Callable[..., Broker]
+
+
+@pytest.fixture
+def make(store: SqliteRequestStore, queue: SqliteQueue) -> MakeBroker:
+    def make(limits: Mapping[str, SomeLimits] | None = None, **settings: float) -> Broker:
+        return Broker(
+            store=store,
+            queue=queue,
+            limits={"c1": SomeLimits(), "c2": SomeLimits()} if limits is None else limits,
+            settings=BrokerSection.model_validate(settings),
+            metrics=Metrics(),
+        )
+
+    return make
+
+
+def drain(queue: SqliteQueue) -> list[str]:
+    ids = []
+    while delivery := queue.receive():
+        ids.append(delivery.message.id)
+        queue.acknowledge(delivery)
+    return ids
+
+
+def test_waiting_requests_are_queued_and_published(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    ids = [store.add(new_request()).id for _ in range(3)]
+    make().turn()
+    assert drain(queue) == ids
+    assert {store.get(i).status for i in ids} == {Status.QUEUED}
+
+
+def test_no_more_is_queued_than_workers_will_take_soon(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    for _ in range(10):
+        store.add(new_request())
+    broker = make(max_queued=4)
+    broker.turn()
+    broker.turn()
+    assert store.queued_count() == 4
+
+
+def test_a_saturated_user_with_a_backlog_does_not_hide_the_others(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    for _ in range(100):
+        store.add(new_request())
+    late = [store.add(new_request(user=ANN)).id for _ in range(2)]
+    broker = make({"c1": SomeLimits(per_user=2)}, max_queued=10)
+    broker.turn()
+    assert set(late) <= set(drain(queue))
+    assert store.active_counts() == {("c1", JOE.id): 2, ("c1", ANN.id): 2}
+
+
+def test_limits_are_filled_up_in_one_cycle(store: SqliteRequestStore, make: MakeBroker) -> None:
+    everybody = [User(username=f"u{n}", realm="r") for n in range(12)]
+    for user in everybody:
+        for _ in range(5):
+            store.add(new_request(user=user))
+    make({"c1": SomeLimits(per_user=3)}, max_queued=30).turn()
+    assert store.queued_count() == 30
+    assert max(store.active_counts().values()) == 3
+
+
+def test_one_collection_does_not_starve_another(
+    store: SqliteRequestStore, make: MakeBroker
+) -> None:
+    for _ in range(50):
+        store.add(new_request(collection="c1"))
+    store.add(new_request(collection="c2"))
+    make(max_queued=10).turn()
+    assert ("c2", JOE.id) in store.active_counts()
+
+
+def test_requests_of_a_removed_collection_fail_alone(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    gone = store.add(new_request(collection="gone"))
+    here = store.add(new_request())
+    make().turn()
+    assert store.get(gone.id).status is Status.FAILED
+    assert "gone" in store.get(gone.id).message
+    assert drain(queue) == [here.id]
+
+
+def test_a_request_whose_worker_died_is_tried_again_and_then_fails(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    request = store.add(new_request())
+    broker = make(max_attempts=2)
+    start(store, request, lease_s=0.01)
+    time.sleep(0.02)
+    broker.turn()
+    again = store.get(request.id)
+    assert (again.status, again.attempt) == (Status.QUEUED, 2)
+    running = start_queued(store, request.id, lease_s=0.01)
+    assert running.attempt == 2
+    time.sleep(0.02)
+    make(max_attempts=2).turn()  # the first still holds the post
+    broker._due.clear()
+    broker.turn()
+    failed = store.get(request.id)
+    assert failed.status is Status.FAILED
+    assert "2 times" in failed.message
+
+
+def start_queued(store: SqliteRequestStore, request_id: str, *, lease_s: float) -> Request:
+    attempt = store.get(request_id).attempt
+    return store.apply(
+        Step(
+            id=request_id,
+            source=Status.QUEUED,
+            target=Status.PROCESSING,
+            lease=Lease(holder="w", attempt=attempt),
+            lease_s=lease_s,
+        )
+    )
+
+
+def test_what_was_queued_but_never_published_is_published(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    lost = enqueue(store, store.add(new_request()))
+    make().turn()
+    assert drain(queue) == [lost.id]
+
+
+def test_too_old_requests_fail(store: SqliteRequestStore, make: MakeBroker) -> None:
+    waiting = store.add(new_request())
+    time.sleep(0.03)
+    make({"c1": SomeLimits(total=0)}, max_age=0.02).turn()
+    assert store.get(waiting.id).status is Status.FAILED
+    assert "did not finish" in store.get(waiting.id).message
+
+
+def test_those_in_front_are_told_their_place(store: SqliteRequestStore, make: MakeBroker) -> None:
+    ids = [store.add(new_request()).id for _ in range(3)]
+    broker = make({"c1": SomeLimits(total=0)})
+    broker.turn()
+    assert store.positions("c1") == ids
+
+
+def test_only_one_of_two_is_active(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    one, two = make(), make()
+    one.turn()
+    store.add(new_request())
+    two.turn()
+    assert drain(queue) == []
+    one.turn()
+    assert len(drain(queue)) == 1
+
+
+def test_a_submission_wakes_the_broker_at_once(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    stop = Stop()
+    broker = make(interval=30, lease=90)
+    with queue.listen(Topic.PUBLISHED) as published:
+        thread = threading.Thread(target=broker.run, args=(stop,))
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not broker._active:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        begin = time.monotonic()
+        request = store.add(new_request())
+        queue.hint(Topic.SUBMITTED, request.id)
+        assert published.wait(10)
+        assert time.monotonic() - begin < 5
+        stop.request()
+        thread.join(timeout=10)
+    assert not thread.is_alive()
+    assert store.take_post("broker", "other", duration_s=1), "the post was not given up"
+
+
+def test_finished_requests_make_room(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    for _ in range(3):
+        store.add(new_request())
+    broker = make({"c1": SomeLimits(per_user=1)})
+    broker.turn()
+    (first,) = drain(queue)
+    broker.turn()
+    assert drain(queue) == []
+    finish(store, start_queued(store, first, lease_s=10))
+    broker.turn()
+    assert len(drain(queue)) == 1

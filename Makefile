@@ -1,0 +1,49 @@
+# Everything runs in .venv, which is made on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A wide terminal keeps tables in logs whole.
+export COLUMNS ?= 120
+
+.PHONY: demo test unit check format clean help
+
+help:
+	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
+	@echo "make test                       everything that must pass"
+	@echo "make unit                       the unit tests"
+	@echo "make check                      ruff, mypy, import-linter"
+	@echo "make format                     format the code"
+	@echo "make clean                      remove .venv"
+
+$(BIN)/.demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+$(BIN)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ $(BIN)/.demo
+
+demo: $(BIN)/.demo
+	$(BIN)/polytope-server demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+
+check: $(BIN)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(BIN)/.dev
+	$(BIN)/python -m pytest -n 2 tests/unit
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/e2e
+
+format: $(BIN)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)

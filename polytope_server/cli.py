@@ -33,7 +33,10 @@ app.add_typer(config_app, name="config")
 Files = Annotated[
     list[Path] | None,
     typer.Option(
-        "-f", "--config", help="Configuration file; may be repeated, later ones win.", metavar="FILE"
+        "-f",
+        "--config",
+        help="Configuration file; may be repeated, later ones win.",
+        metavar="FILE",
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse unknown keys.")]
@@ -143,21 +146,24 @@ def demo(
 
 @app.command()
 def health(
-    url: Annotated[
-        str,
-        typer.Argument(
-            help="Where a process answers: a frontend, or a health_port.",
-        ),
-    ] = "http://127.0.0.1:5000",
+    host: Annotated[str, typer.Option("--host", help="Where the process listens.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", help="Of a frontend, or the health_port of another process.")
+    ] = 5000,
 ) -> None:
     """Ask a process whether its back-ends answer; exit status 0 if all do."""
-    from polytope_server.observability.health import ask
 
-    ready, states = ask(url, timeout_s=10.0)
-    for name, state in states.items():
-        typer.echo(f"{name}: {state}")
-    typer.echo("ready" if ready else "not ready")
-    raise typer.Exit(0 if ready else 1)
+    def run() -> None:
+        from polytope_server.observability.health import ask
+
+        ready, states = ask(host, port, timeout_s=10.0)
+        for name, state in states.items():
+            typer.echo(f"{name}: {state}")
+        typer.echo("ready" if ready else "not ready")
+        if not ready:
+            raise typer.Exit(1)
+
+    _guarded("health", run)
 
 
 @config_app.command("check")

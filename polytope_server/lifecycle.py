@@ -25,6 +25,8 @@ from tenacity.stop import stop_base
 
 from polytope_server.config.model import Choice
 from polytope_server.errors import BackendUnavailable, ConfigurationError
+from polytope_server.observability.health import Checks, HealthListener
+from polytope_server.observability.metrics import Metrics
 from polytope_server.registry import backends, open_backend
 
 logger = logging.getLogger(__name__)
@@ -140,3 +142,21 @@ def end_with_parent(parent: int, number: signal.Signals) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+@contextmanager
+def listening(bind_to: str, port: int | None, checks: Checks, metrics: Metrics) -> Iterator[None]:
+    """Answer for health and metrics meanwhile; without a port, do not.
+
+    Raises:
+        ConfigurationError: that cannot be listened on.
+    """
+    if port is None:
+        yield
+        return
+    listener = HealthListener(bind_to, port, checks, metrics)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.close()

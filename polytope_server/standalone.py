@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from polytope_server.config.loading import load
-from polytope_server.errors import ConfigurationError
+from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.lifecycle import Stop
 from polytope_server.observability.health import ask
 
@@ -153,7 +153,7 @@ class Server:
                 if process.poll() is not None:
                     self.stop()
                     raise ConfigurationError(f"the {name} could not start; see its message above")
-            if ask(f"http://{settings.bind_to}:{settings.port}", timeout_s=2.0)[0]:
+            if _is_ready(settings.bind_to, settings.port):
                 return
             if time.monotonic() > deadline:
                 self.stop()
@@ -170,7 +170,9 @@ class Server:
                     continue
                 if time.monotonic() - self._started[name] < _RESTART_S:
                     continue  # it ended at once: not more than one start a second
-                sys.stderr.write(f"polytope-server: the {name} ended ({status}); starting it again\n")
+                sys.stderr.write(
+                    f"polytope-server: the {name} ended ({status}); starting it again\n"
+                )
                 self._start(name)
 
     def stop(self) -> None:
@@ -225,6 +227,13 @@ def _write_private(file: Path, text: str) -> None:
     with os.fdopen(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as out:
         out.write(text)
     partial.replace(file)
+
+
+def _is_ready(host: str, port: int) -> bool:
+    try:
+        return ask(host, port, timeout_s=2.0)[0]
+    except BackendUnavailable:
+        return False
 
 
 def _must_be_free(host: str, port: int) -> None:

@@ -4,9 +4,10 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import falcon
-from falcon.asgi import App
+from falcon.asgi import App, Request, Response
 
 from polytope_server.authentication.identity import Identity
 from polytope_server.caching import Cache
@@ -31,6 +32,8 @@ from polytope_server.queue import Queue
 from polytope_server.request_store import RequestStore
 from polytope_server.signatures import SignedLinks
 from polytope_server.staging import Staging
+
+Application: TypeAlias = App[Request, Response]
 
 _STORE_TIMEOUT_S = 40.0
 _STAGING_TIMEOUT_S = 120.0
@@ -66,7 +69,7 @@ class _Lifespan:
             threads.close()
 
 
-def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) -> App:
+def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) -> Application:
     """The frontend as an ASGI application; used in production and in tests alike."""
     store, queue, staging = services.store, services.queue, services.staging
     pool = functools.partial(Threads, size=settings.threads)
@@ -105,18 +108,17 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
         threads=staging_threads,
     )
 
-    app = App(
-        middleware=[
-            Paths(),
-            Log(services.metrics),
-            SecurityHeaders(allow_origin=settings.allow_origin),
-            authentication,
-            _Lifespan(
-                watcher,
-                (store_threads, submit_threads, staging_threads, identity_threads, health_threads),
-            ),
-        ]
-    )
+    middleware: list[Any] = [
+        Paths(),
+        Log(services.metrics),
+        SecurityHeaders(allow_origin=settings.allow_origin),
+        authentication,
+        _Lifespan(
+            watcher,
+            (store_threads, submit_threads, staging_threads, identity_threads, health_threads),
+        ),
+    ]
+    app: Application = App(middleware=middleware)
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(
         dumps=functools.partial(json.dumps, ensure_ascii=False)
     )

@@ -47,12 +47,12 @@ STATUS: Final[Mapping[type[UserError], str]] = {
 RETRY_LATER_S: Final = 120
 
 
-def install(app: App) -> None:
+def install(app: App[Request, Response]) -> None:
     """Let every error leave as ``{"message": text}`` with its status."""
-    app.add_error_handler(UserError, _the_users)  # type: ignore[arg-type]
-    app.add_error_handler(BackendUnavailable, _later)  # type: ignore[arg-type]
+    app.add_error_handler(UserError, _the_users)
+    app.add_error_handler(BackendUnavailable, _later)
     app.add_error_handler(Exception, _ours)
-    app.add_error_handler(falcon.HTTPError, _falcons)  # type: ignore[arg-type]
+    app.add_error_handler(falcon.HTTPError, _falcons)
 
 
 def say(resp: Response, message: str) -> None:

@@ -2,17 +2,15 @@
 
 import secrets
 
-from falcon.asgi import App
-
 from polytope_server.asgi_server import serve
 from polytope_server.authentication.identity import Identity
 from polytope_server.caching import Cache
 from polytope_server.collection import collections_of
 from polytope_server.config.model import Config
-from polytope_server.frontend.app import Services, create_app
+from polytope_server.frontend.app import Application, Services, create_app
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.lifecycle import Stop, open_chosen
-from polytope_server.observability.health import listening
+from polytope_server.observability.health import HealthListener
 from polytope_server.observability.metrics import Metrics
 from polytope_server.request_store import RequestStore
 
@@ -31,23 +29,22 @@ def run(config: Config) -> None:
         port=settings.port,
     )
     collections = collections_of(config)
-    Identity.build(config.authentication, _NoCache())  # so that mistakes are told at once
     stop = Stop()
     for abstraction, choice in (
         ("request_store", config.request_store),
         ("queue", config.queue),
         ("staging", config.staging),
-        ("caching", config.caching),
     ):
-        open_chosen(abstraction, choice, stop=stop)
+        open_chosen(abstraction, choice, stop=stop)  # so that mistakes are told at once
+    Identity.build(config.authentication, open_chosen("caching", config.caching, stop=stop))
 
-    def make_app() -> App:
+    def make_app() -> Application:
         # Called in gunicorn's worker process: connections and threads do not survive a fork.
         store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
         cache: Cache = open_chosen("caching", config.caching, stop=stop)
         metrics = Metrics()
         if settings.metrics_port is not None:
-            listening(settings.metrics_bind_to, settings.metrics_port, {}, metrics).__enter__()
+            HealthListener(settings.metrics_bind_to, settings.metrics_port, {}, metrics).start()
         services = Services(
             store=store,
             queue=open_chosen("queue", config.queue, stop=stop),

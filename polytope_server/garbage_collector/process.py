@@ -4,8 +4,7 @@ import sys
 
 from polytope_server.config.model import Config
 from polytope_server.garbage_collector.loop import Collector
-from polytope_server.lifecycle import Stop, open_chosen
-from polytope_server.observability.health import listening
+from polytope_server.lifecycle import Stop, listening, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.request_store import RequestStore

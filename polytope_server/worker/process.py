@@ -2,8 +2,7 @@
 
 from polytope_server.collection import collections_of
 from polytope_server.config.model import Config
-from polytope_server.lifecycle import Stop, open_chosen
-from polytope_server.observability.health import listening
+from polytope_server.lifecycle import Stop, listening, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.request_store import RequestStore

@@ -8,7 +8,7 @@ then DONE or FAILED; an end of file instead means that the slot process died.
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, BinaryIO
 
@@ -47,15 +47,15 @@ class Job:
     data: str | None = None
 
     def line(self) -> bytes:
-        fields = asdict(self) | {"user": self.user.as_json()}
-        return json.dumps(fields).encode() + b"\n"
+        names = (field.name for field in fields(self))
+        values = {name: getattr(self, name) for name in names} | {"user": self.user.as_json()}
+        return json.dumps(values, default=dict).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> "Job":
-        fields = json.loads(line)
-        return cls(
-            **(fields | {"user": User.from_json(fields["user"]), "verb": Verb(fields["verb"])})
-        )
+        values = json.loads(line)
+        user, verb = User.from_json(values["user"]), Verb(values["verb"])
+        return cls(**(values | {"user": user, "verb": verb}))
 
 
 def write_frame(

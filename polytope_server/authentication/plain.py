@@ -6,12 +6,12 @@ import hmac
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from threading import BoundedSemaphore
 from types import MappingProxyType
 from typing import Final
 
-from argon2 import Parameters, PasswordHasher, extract_parameters
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import (
     HashingError,
     InvalidHashError,
@@ -125,15 +125,15 @@ class PlainAuthenticator:
 
     def _make_decoys(self) -> tuple[str, ...]:
         """A hash of nobody's password for each set of parameters in use, so as to cost the same."""
-        decoys: dict[Parameters, str] = {}
+        decoys: dict[tuple[object, ...], str] = {}
         for uid, entry in self._users.items():
             if entry.hash is None:
                 continue
             try:
                 parameters = extract_parameters(entry.hash)
-                if parameters not in decoys:
+                if astuple(parameters) not in decoys:
                     hasher = PasswordHasher.from_parameters(parameters)
-                    decoys[parameters] = hasher.hash(secrets.token_hex(16))
+                    decoys[astuple(parameters)] = hasher.hash(secrets.token_hex(16))
             except (InvalidHashError, HashingError) as exc:
                 raise ConfigurationError(
                     f"authentication.{self._realm}: the password of {uid!r} must be clear text or a"

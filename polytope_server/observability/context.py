@@ -30,6 +30,17 @@ def log_context(
         _bound.reset(token)
 
 
+def bind_context(*, request_id: str | None = None, user: str | None = None) -> None:
+    """Put these fields on all lines that this task writes from here on; without any, begin afresh.
+
+    For an HTTP request, whose handling is spread over several calls in one task, so that no ``with``
+    can be put around it.
+    """
+    given = {"request_id": request_id, "user": user}
+    new = {name: value for name, value in given.items() if value is not None}
+    _bound.set(MappingProxyType({**_bound.get(), **new} if new else {}))
+
+
 def bound() -> Mapping[str, str]:
     """The fields of the contexts around this."""
     return _bound.get()

@@ -8,10 +8,9 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.observability.metrics import Metrics
@@ -30,8 +29,7 @@ _CONNECTION_S: Final = 10.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(NamedTuple):
     """Whether all is there, and what is and is not: names and states only, open to everybody."""
 
     ready: bool
@@ -97,7 +95,7 @@ class Readiness:
         self._lock = threading.Lock()
         self._last: tuple[float, Report] | None = None
 
-    def report(self) -> Report:
+    def look(self) -> Report:
         """Ask all at once, or remember the last answer; takes at most about twice the time-out."""
         with self._lock:
             if self._last is not None and self._clock() < self._last[0] + self._remembered_s:
@@ -256,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/healthz":
             self._answer(200, {"status": "alive"})
         elif path == "/readyz":
-            report = self.server.readiness.report()
+            report = self.server.readiness.look()
             self._answer(200 if report.ready else 503, dict(report.states))
         elif path == "/metrics" and metrics is not None:
             body, content_type = metrics.render()

@@ -36,9 +36,8 @@ _OWN: Final = frozenset({"asctime", "level", "process", "logger", "message", "ex
 _ALWAYS: Final = frozenset({"asctime", "level", "process", "message", "exception"})
 _STANDARD: Final = frozenset(
     {*logging.LogRecord("", 0, "", 0, "", None, None).__dict__, "message", "asctime", "taskName"}
-    | {_PROCESS, "color_message"}
+    | {_PROCESS, "color_message", *dir(logging.LogRecord)}
 )
-_NOT_EXTRA: Final = _OWN | _STANDARD | frozenset(dir(logging.LogRecord))
 _MAX_RELAYED_CHARACTERS: Final = 256 * 1024
 
 # what would start a new line, move the cursor or turn the direction of reading
@@ -161,7 +160,7 @@ def record_from_json(line: str) -> logging.LogRecord | None:
     for key, text in (("exc_text", value.get("exception")), ("stack_info", value.get("stack"))):
         if isinstance(text, str):
             record.__dict__[key] = text
-    extras = {key: item for key, item in value.items() if key not in _NOT_EXTRA}
+    extras = {key: item for key, item in value.items() if key not in _OWN | _STANDARD}
     record.__dict__.update(extras)
     return record
 
@@ -259,7 +258,8 @@ class _Formatter(logging.Formatter):
         return json.dumps(self._ordered(stated), indent=2)
 
     def _ordered(self, stated: dict[str, Any]) -> dict[str, Any]:
-        whole = {**stated, **{k: v for k, v in self._defaults.items() if k not in stated}}
+        constant = {k: stated.get(k, v) for k, v in self._defaults.items()}
+        whole = {**{k: v for k, v in stated.items() if k not in constant}, **constant}
         return {**{k: whole[k] for k in self._first if k in whole}, **whole}
 
     def _console(self, stated: dict[str, Any]) -> str:

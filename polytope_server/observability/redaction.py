@@ -28,11 +28,17 @@ _SECRET_NAME: Final = re.compile(
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _URL: Final = re.compile(r"://([^\s'\"<>]+)")
-_VALUE: Final = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|['"]?[^\s&,;'")}\]]+)"""
 _ASSIGNED: Final = re.compile(
-    rf"""((?:{_PARTS}|(?<![A-Za-z])(?:key|pwd))[\w.-]{{0,40}}(?:=|\\?['"]\s{{0,4}}[:=]\s{{0,4}}))"""
-    rf"""{_VALUE}""",
+    # a name, and = as in key=value, or a quoted name and : as in a mapping; prose has neither
+    rf"""(?:{_PARTS}|(?<![A-Za-z])(?:key|pwd))[\w.-]{{0,40}}(?:=|\\?['"]\s{{0,4}}[:=]\s{{0,4}})""",
     re.IGNORECASE,
+)
+_QUOTED: Final = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_BEGIN: Final = re.compile(rf"""\w{{0,2}}{_QUOTED}|\\['"][^'"]*['"]|['"]?""", re.DOTALL)
+_TOKEN: Final = re.compile(
+    rf"""(?P<open>[\[{{(])|(?P<close>[\]}})])|(?P<quoted>{_QUOTED})"""
+    r"""|(?P<end>[\s&,;'"])|(?:\\.|[^\[{(\]})\s&,;'"\\])+|\\""",
+    re.DOTALL,
 )
 _HEADER: Final = re.compile(
     # a scheme and what looks like a credential: prose such as "Basic authentication" does not
@@ -57,7 +63,30 @@ def text_without_secrets(text: str) -> str:
     text = _URL.sub(_without_user_info, text)
     text = _HEADER_LINE.sub(rf"\1{HIDDEN}", text)
     text = _HEADER.sub(rf"\1 {HIDDEN}", text)
-    return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+    return _without_assigned(text)
+
+
+def _without_assigned(text: str) -> str:
+    """Without the values behind secret names, as in queries, ``repr`` and JSON; nested ones too."""
+    kept: list[str] = []
+    position = 0
+    while match := _ASSIGNED.search(text, position):
+        end = _end_of_value(text, match.end())
+        kept += [text[position : match.end()], HIDDEN if end > match.end() else ""]
+        position = end
+    return "".join([*kept, text[position:]])
+
+
+def _end_of_value(text: str, start: int) -> int:
+    begin = _BEGIN.match(text, start)
+    position, depth = begin.end() if begin else start, 0
+    while token := _TOKEN.match(text, position):
+        kind = token.lastgroup
+        if depth == 0 and kind in ("close", "end", "quoted"):
+            break
+        depth += (kind == "open") - (kind == "close")
+        position = token.end()
+    return position
 
 
 def _without_user_info(match: re.Match[str]) -> str:

@@ -214,7 +214,11 @@ def test_a_hash_that_asks_for_too_much_is_refused_at_the_start() -> None:
 
 
 def test_no_password_is_in_a_repr() -> None:
-    user = {"uid": "joe", "password": "xyzzy1", "attributes": {"ecmwf-apikey": "xyzzy2"}}
+    user: dict[str, object] = {
+        "uid": "joe",
+        "password": "xyzzy1",
+        "attributes": {"ecmwf-apikey": "xyzzy2"},
+    }
     options = {"type": "plain", "users": [user]}
     section = PlainAuthenticatorSection.read(options, where="here")
     realm = RealmSection.read({"authenticators": {"local": options}}, where="here")

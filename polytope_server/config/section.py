@@ -137,9 +137,13 @@ Size = Annotated[
 """Bytes."""
 Secret = Annotated[SecretStr, BeforeValidator(_secret)]
 """Text that no `repr` and no log shows."""
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(_whole), WithJsonSchema({"type": ["integer", "string"]})]
 """A whole number, which may come as text out of the environment."""
-Text = Annotated[str, BeforeValidator(_plain_text)]
+Text = Annotated[
+    str,
+    BeforeValidator(_plain_text),
+    WithJsonSchema({"type": ["string", "number", "boolean"]}),
+]
 """Text; what YAML takes for a number or a truth value is text again."""
 Roles = Annotated[
     Mapping[str, tuple[str, ...]] | tuple[str, ...],

@@ -1,0 +1,122 @@
+"""From files to the one configuration that a process is given.
+
+Every fault that can be found is found before anything is said: one error with a line for each.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from polytope_server.config.checking import (
+    check_backends,
+    check_datasources,
+    checked,
+    warn_of_doubtful,
+    with_defaults,
+    with_resolved_collections,
+)
+from polytope_server.config.compatibility import (
+    warn_of_other_types,
+    warn_of_what_is_not_read,
+    with_new_names,
+    without_what_is_gone,
+)
+from polytope_server.config.expansion import Expansion
+from polytope_server.config.findings import Findings
+from polytope_server.config.model import Config
+from polytope_server.config.reading import NotReadable, read_file
+from polytope_server.config.section import place_text
+from polytope_server.config.tree import Finding, Node, leaves, merge
+from polytope_server.errors import ConfigurationError
+
+SYSTEM_FILE: Final = Path("/etc/polytope/config.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A configuration that can be used.
+
+    `warnings` are lines for the operator. `origins` says of each value, by its place (such as
+    ``frontend.port``), where it comes from: ``FILE:LINE``, ``environment NAME in FILE:LINE``,
+    ``file PATH in FILE:LINE`` or ``default``. `tree` is all of it, for `show`.
+    """
+
+    config: Config
+    warnings: Sequence[str]
+    origins: Mapping[str, str] = field(repr=False)
+    tree: Node = field(repr=False)
+
+
+def load(
+    files: Sequence[Path | str],
+    *,
+    environ: Mapping[str, str],
+    strict: bool = False,
+    system_file: Path = SYSTEM_FILE,
+) -> Loaded:
+    """The configuration in *system_file*, if it is there, and then *files*, later over earlier.
+
+    Args:
+        environ: what ``${NAME}`` is taken from.
+        strict: refuse keys that nobody reads, instead of warning.
+
+    Raises:
+        ConfigurationError: one line for each fault: file, line, key path, and what would be right.
+            No line holds a value that may be a secret.
+    """
+    findings = Findings(strict=strict)
+    expansion = Expansion(environ, errors=findings.errors, warnings=findings.warnings)
+    tree = expansion.expand(merged(files, system_file=system_file))
+
+    tree = with_new_names(tree, findings)
+    tree = without_what_is_gone(tree, findings)
+    warn_of_what_is_not_read(tree, findings)
+    warn_of_other_types(tree, findings)
+    tree = with_defaults(tree)
+    tree = with_resolved_collections(tree, findings)
+
+    config, tree = checked(Config, tree, (), findings)
+    tree = check_backends(tree, findings)
+    tree = check_datasources(tree, findings)
+    findings.raise_errors()
+    if config is None:
+        raise ConfigurationError("The configuration must be a mapping of sections.")
+    warn_of_doubtful(config, tree, findings)
+    return Loaded(
+        config=config,
+        warnings=findings.warning_lines(),
+        origins={place_text(place): str(leaf.source) for place, leaf in leaves(tree)},
+        tree=tree,
+    )
+
+
+def merged(files: Sequence[Path | str], *, system_file: Path) -> Node:
+    """All documents of all files, one upon the other, neither expanded nor checked.
+
+    Raises:
+        ConfigurationError: a file is missing or not readable, or there is none.
+    """
+    errors: list[Finding] = []
+    documents: list[Node] = []
+    is_there = bool(files)
+    for path in (system_file, *map(Path, files)):
+        try:
+            documents.extend(read_file(path))
+            is_there = True
+        except FileNotFoundError:
+            if path is not system_file:
+                errors.append(Finding(f"{path}: there is no such file"))
+        except NotReadable as exc:
+            errors.extend(exc.findings)
+            is_there = True
+    if errors:
+        raise ConfigurationError("\n".join(map(str, errors)))
+    if not is_there:
+        raise ConfigurationError(
+            f"there is no configuration: name a file with -f FILE, or write {system_file}"
+        )
+    tree = Node(value={})
+    for document in documents:
+        tree = merge(tree, document)
+    return tree

@@ -161,6 +161,6 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
             max_body=settings.max_upload,
         ),
     )
-    app.add_route(f"{API}/downloads/{{request_id}}", downloads)
-    app.add_route(f"{API}/downloads/{{segment}}/{{request_id}}", downloads)
+    app.add_route(f"{API}/downloads/{{first}}", downloads)
+    app.add_route(f"{API}/downloads/{{first}}/{{second}}", downloads)
     return app

@@ -41,7 +41,3 @@ class Links:
             ResultNotFound, ResultGone
         """
         self._signer.check(request_id, req.params, now=time.time())
-
-    @staticmethod
-    def is_signed(req: HttpRequest) -> bool:
-        return req.has_param("signature")

@@ -215,14 +215,14 @@ class Deployment:
     ) -> requests.Response:
         """The poll's answer once it is none of 202, 503 or a refused connection."""
 
-        def look() -> requests.Response | None:
+        def look() -> list[requests.Response]:
             try:
                 response = self.poll(request_id, user=user)
             except requests.ConnectionError:
-                return None
-            return None if response.status_code in (202, 503) else response
+                return []
+            return [] if response.status_code in (202, 503) else [response]
 
-        found = until(look, deadline_s=deadline_s, what=f"{request_id} is finished")
+        (found,) = until(look, deadline_s=deadline_s, what=f"{request_id} is finished")
         assert isinstance(found, requests.Response)
         return found
 

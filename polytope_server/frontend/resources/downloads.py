@@ -40,8 +40,9 @@ class Downloads:
         self._staging, self._threads = staging, threads
 
     async def on_get(
-        self, req: HttpRequest, resp: Response, request_id: str, segment: str = ""
+        self, req: HttpRequest, resp: Response, first: str, second: str = ""
     ) -> None:
+        request_id = second or first
         request = await self._found(req, resp, request_id)
         if request.status is not Status.PROCESSED:
             await self._polls.say(req, resp, request)
@@ -55,8 +56,6 @@ class Downloads:
     async def _found(self, req: HttpRequest, resp: Response, request_id: str) -> Request:
         """The request, for one who has a good link, or for its owner."""
         try:
-            if not self._links.is_signed(req):
-                raise ResultNotFound(f"Download {request_id} not found")
             self._links.check(request_id, req)
         except (ResultNotFound, ResultGone):
             if not req.get_header("Authorization"):

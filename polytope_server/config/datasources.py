@@ -9,20 +9,21 @@ from pydantic import AfterValidator, Field, model_validator
 from polytope_server.config.section import DatasourceSection, Size, Text
 from polytope_server.request import Verb
 
-_SCHEMA = (
-    "a mapping whose `schema` is a path, or the schema itself: as text of several lines or as "
-    "{inline: TEXT}"
-)
+_SCHEMA = "a mapping whose `schema` is a path, the schema itself as text, or {inline: TEXT}"
 _NO_GIT = (
     "without a schema from git, which this version does not fetch: put the schema where workers "
     "can read it and give its path, or write it here as {inline: TEXT}"
 )
-_SPACES = "a mapping whose `spaces` is a list of spaces, each with a list of `roots: [{path: PATH}]`"
+_SPACES = (
+    "a mapping whose `spaces` is a list of spaces, each with a list of `roots: [{path: PATH}]`"
+)
 
 
 def _fdb(value: Mapping[str, Any]) -> Mapping[str, Any]:
     if not value:
-        raise ValueError("a mapping with FDB's own configuration, such as {type: remote, host: ...}")
+        raise ValueError(
+            "a mapping with FDB's own configuration, such as {type: remote, host: ...}"
+        )
     for part in mappings(value):
         _check_schema(part.get("schema", ""))
         if "spaces" in part and not _are_spaces(part["spaces"]):
@@ -48,6 +49,16 @@ def _are_spaces(spaces: Any) -> bool:
         and all(isinstance(root, Mapping) and isinstance(root.get("path"), str) for root in roots)
         for space in spaces
     )
+
+
+def schema_text(schema: Any) -> str | None:
+    """The schema if it is written out in the configuration, None if it is a path."""
+    match schema:
+        case {"inline": str(text)}:
+            return text
+        case str() if "\n" in schema.strip() or schema.lstrip().startswith("["):
+            return schema
+    return None
 
 
 def mappings(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -39,10 +39,12 @@ def configuration(data_dir: Path, *, port: int, password: str | None) -> dict[st
 
     With a *password*: one user, and collections that need no data.
     """
+    slots = max(2, os.cpu_count() or 1)
     tree: dict[str, Any] = {
         "frontend": {"bind_to": "127.0.0.1", "port": port},
-        "broker": {"interval": 1},
-        "worker": {"slots": max(2, os.cpu_count() or 1), "poll_interval": 1},
+        # What is queued is in order already: a short queue is fairer to those who come later.
+        "broker": {"interval": 1, "max_queued": 2 * slots},
+        "worker": {"slots": slots, "poll_interval": 1},
         "garbage-collector": {"interval": "60s"},
         "request_store": {"sqlite": {"path": str(data_dir / "requests.sqlite")}},
         "queue": {"sqlite": {"path": str(data_dir / "queue.sqlite")}},

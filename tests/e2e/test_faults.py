@@ -17,6 +17,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """One slot only: whatever a request leaves behind is felt by the next one."""
     changes = {
         "frontend": {"long_poll": "1s"},
+        "broker": {"max_queued": 2},
         "worker": {"slots": 1, "timeout": 4, "memory_limit": "200M"},
         "datasources": {"slow": {"type": "dummy", "bytes_per_second": 1_000_000}},
         "collections": {"slow": {"roles": {"test": ["default"]}, "datasources": ["slow"]}},

@@ -17,8 +17,9 @@ from polytope.api import Client
 from polytope.api.helpers import HTTPResponseError
 from polytope.api.helpers import PolytopeError as ClientError
 from rich.console import Console
-from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from polytope_server.demo.configuration import DEBUG, FORECASTS
 from polytope_server.demo.sample import (
@@ -82,12 +83,12 @@ class _User:
     def look_around(self) -> None:
         self._heading("Which collections are there?")
         collections = self._client.list_collections()
-        self._console.print(f"  {', '.join(collections)}")
+        self._say(", ".join(collections))
         _expect({FORECASTS, DEBUG} <= set(collections), "the collections of the demo are there")
         self._heading(f"Is anybody there? (collection {DEBUG})")
         file = self._directory / "echo.bin"
         self._client.retrieve(DEBUG, "hello: world", output_file=str(file))
-        self._console.print(f"  {escape(file.read_text())}")
+        self._say(file.read_text())
         _expect(file.read_text() == "hello: world", "an echo returns what was sent")
 
     def retrieve_fields(self) -> None:
@@ -122,7 +123,7 @@ class _User:
         metadata = self._metadata(field.keys())
         # metadata given as values, not as a file, fail inside the client on Python 3.10 and later
         self._client.archive(FORECASTS, str(metadata), str(data), inline_metadata=False)
-        self._console.print(f"  archived {data.stat().st_size} bytes: {_in_words(field.keys())}")
+        self._say(f"archived {data.stat().st_size} bytes: {_in_words(field.keys())}")
         file = self._retrieve("The field that was archived", field.keys(), [field])
         _expect(
             file.read_bytes() == data.read_bytes(), "what was archived comes back byte for byte"
@@ -150,11 +151,11 @@ class _User:
         for request in requests:
             self._client.revoke(request)
         _expect(self._client.list_requests() == [], "requests that are revoked are gone")
-        self._console.print(f"  {len(requests)} requests and their data are gone")
+        self._say(f"{len(requests)} requests and their data are gone")
 
     def _retrieve(self, title: str, request: Mapping[str, str], wanted: Sequence[Field]) -> Path:
         self._heading(title)
-        self._console.print(f"  {_in_words(request)}", style="dim")
+        self._say(_in_words(request), style="dim")
         file = self._directory / "retrieved.grib"
         begun = time.monotonic()
         self._client.retrieve(FORECASTS, dict(request), output_file=str(file))
@@ -164,9 +165,9 @@ class _User:
         _expect(len(found) == len(wanted), f"{title}: each field is delivered once")
         _expect(all(one.is_right() for one in found), f"{title}: all values are right")
         self._console.print(table_of(found))
-        self._console.print(
-            f"  {len(found)} fields, {file.stat().st_size} bytes, {elapsed_ms:.0f} ms, "
-            "every value as it should be"
+        self._say(
+            f"{len(found)} field{'s' * (len(found) > 1)}, {file.stat().st_size} bytes, "
+            f"{elapsed_ms:.0f} ms, every value as it should be"
         )
         return file
 
@@ -178,7 +179,7 @@ class _User:
             told = _told(exc)
         else:
             raise PolytopeError(f"{title}: the server should have refused this")
-        self._console.print(f"  refused: {escape(told)}", style="yellow")
+        self._say(f"refused: {told}", style="yellow")
         _expect(says in told, f"{title}: the message says {says!r}")
 
     def _upload(self, field: Field) -> Path:
@@ -197,7 +198,10 @@ class _User:
 
     def _heading(self, text: str) -> None:
         self._console.print()
-        self._console.print(f"[bold]{escape(text)}[/bold]")
+        self._console.print(Text(text, style="bold"))
+
+    def _say(self, text: str, *, style: str = "") -> None:
+        self._console.print(Padding(Text(text, style=style), (0, 0, 0, 2)))
 
 
 def decoded(file: Path) -> Iterator[Decoded]:

@@ -153,9 +153,12 @@ def checked(
     except ValidationError as exc:
         for inner, text in faults(exc):
             findings.error(tree, (*place, *inner), text)
+    tree = put(tree, place, completed) if place else completed
     for where, text in unknown:
         findings.unknown(tree, where, text)
-    return made, put(tree, place, completed) if place else completed
+        # nobody can say what it is: it may be a misspelt password
+        tree = put(tree, where, replace(at(tree, where) or completed, is_hidden=True))
+    return made, tree
 
 
 def check_backends(tree: Node, findings: Findings) -> Node:
@@ -201,6 +204,8 @@ def check_datasources(tree: Node, findings: Findings) -> Node:
                 whole = settled(known.resolve(name))
             except ConfigurationError:
                 continue  # told with the entries
+            if "type" not in whole.children:
+                continue  # kept for others to inherit from
             apart = put(tree, ("datasources", name), whole)
             _check_typed(apart, ("datasources", name), "datasource", findings)
     return tree

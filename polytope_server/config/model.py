@@ -53,8 +53,8 @@ def _choice(value: Any) -> Choice:
         return value
     if not isinstance(value, Mapping) or len(value) != 1:
         raise ValueError(
-            "a mapping with exactly one back-end, such as {memory: {}}, {sqlite: {path: ...}}; "
-            "one without options is written with {} behind its name"
+            "a mapping with exactly one back-end, such as {sqlite: {path: ...}}, or {memory: {}} for "
+            "one without options; to take the place of an earlier file's, write !replace before it"
         )
     ((name, options),) = value.items()
     if not isinstance(options, Mapping):

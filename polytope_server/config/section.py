@@ -119,7 +119,7 @@ def _role_names(value: Any) -> tuple[str, ...]:
 
 def _roles(value: Any) -> Mapping[str, tuple[str, ...]] | tuple[str, ...]:
     if isinstance(value, Mapping):
-        return MappingProxyType({str(k): _role_names(v) for k, v in value.items()})
+        return {str(k): _role_names(v) for k, v in value.items()}
     return _role_names(value)
 
 

@@ -17,10 +17,13 @@ _INDENT: Final = "  "
 def show(loaded: Loaded) -> Iterator[str]:
     """Lines of YAML, each value followed by a comment that says where it comes from.
 
-    Hidden is what a model takes for a secret, what was read with ``!file``, and everything under a
-    key whose name sounds like one; user-info in URLs is masked.
+    Hidden is what a model takes for a secret, what was read with ``!file``, everything under a key
+    whose name sounds like one, and keys that nobody knows; user-info in URLs is masked. Datasources
+    are shown where they are used, in collections, with all they inherit.
     """
     for key, node in loaded.tree.children.items():
+        if key == "datasources":
+            continue
         yield from _entry(_quoted(key), node, indent="", hidden=looks_secret(key))
 
 
@@ -61,7 +64,7 @@ def _list(items: tuple[Node, ...], *, indent: str, hidden: bool) -> Iterator[str
 def _leaf(node: Node, *, hidden: bool) -> str:
     match node.value:
         case _ if hidden and node.value not in (None, (), {}):
-            text = HIDDEN
+            text = json.dumps(HIDDEN)
         case Mapping():
             text = "{}"
         case tuple():

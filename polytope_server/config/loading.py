@@ -53,13 +53,14 @@ def load(
     *,
     environ: Mapping[str, str],
     strict: bool = False,
-    system_file: Path = SYSTEM_FILE,
+    system_file: Path | None = SYSTEM_FILE,
 ) -> Loaded:
     """The configuration in *system_file*, if it is there, and then *files*, later over earlier.
 
     Args:
         environ: what ``${NAME}`` is taken from.
         strict: refuse keys that nobody reads, instead of warning.
+        system_file: None if there is none to be looked for.
 
     Raises:
         ConfigurationError: one line for each fault: file, line, key path, and what would be right.
@@ -91,7 +92,7 @@ def load(
     )
 
 
-def merged(files: Sequence[Path | str], *, system_file: Path) -> Node:
+def merged(files: Sequence[Path | str], *, system_file: Path | None) -> Node:
     """All documents of all files, one upon the other, neither expanded nor checked.
 
     Raises:
@@ -100,7 +101,8 @@ def merged(files: Sequence[Path | str], *, system_file: Path) -> Node:
     errors: list[Finding] = []
     documents: list[Node] = []
     is_there = bool(files)
-    for path in (system_file, *map(Path, files)):
+    named = [Path(name) for name in files]
+    for path in named if system_file is None else [system_file, *named]:
         try:
             documents.extend(read_file(path))
             is_there = True
@@ -114,7 +116,7 @@ def merged(files: Sequence[Path | str], *, system_file: Path) -> Node:
         raise ConfigurationError("\n".join(map(str, errors)))
     if not is_there:
         raise ConfigurationError(
-            f"there is no configuration: name a file with -f FILE, or write {system_file}"
+            f"there is no configuration: name a file with -f FILE, or write {SYSTEM_FILE}"
         )
     tree = Node(value={})
     for document in documents:

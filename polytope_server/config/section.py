@@ -236,7 +236,9 @@ def place_text(place: Place) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            name = part if part.isprintable() else repr(part)[1:-1]
+            # an unquoted hash in a flow mapping is cut at its commas, and its rest becomes a key
+            is_a_name = part.isprintable() and len(part) <= 80 and not {"$", "="} & set(part)
+            name = part if is_a_name else "(a key)"
             text += f".{name}" if text else name
     return text
 

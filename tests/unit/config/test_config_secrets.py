@@ -87,6 +87,18 @@ def test_no_error_holds_a_value_that_may_be_a_secret(read: Read) -> None:
     assert caught.value.__cause__ is None
 
 
+def test_pieces_of_a_hash_that_became_keys_are_not_told(read: Read) -> None:
+    hashed = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$hunter2"
+    users = f"[{{uid: u, password: {hashed}}}]"
+    with pytest.raises(ConfigurationError, match="must be a whole Argon2 hash") as caught:
+        read(f"authentication: {{r: {{authenticators: {{a: {{type: plain, users: {users}}}}}}}}}")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigurationError) as caught:
+        read("frontend: {'p=4$c2FsdHNhbHQ$hunter2': 1}", strict=True)
+    assert "frontend.(a key): unknown key" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_what_show_says_is_yaml_that_loads_to_the_same(read: Read, tmp_path: Path) -> None:
     text = """
     frontend: {bind_to: "10", port: 0, public_url: "https://a.example.org/x"}

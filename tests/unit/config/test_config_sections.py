@@ -1,7 +1,9 @@
 """Sections with their defaults, durations, sizes, old names, and the words in which faults are told."""
 
+import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -520,3 +522,22 @@ def test_a_whole_deployment_as_operators_write_it_loads(read: Read) -> None:
     }
     assert archive["match"]["class"] == ["od", "ea", "ai"]
     assert archive["timeout"] == 3600
+
+
+def test_the_examples_of_the_documentation_load(read: Read) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(examples) == 4
+    for example in examples:
+        without_files = re.sub(r"!file \S+", "a-key-of-some-length", example)
+        read(without_files, environ={"BOB_PASSWORD": "x"}, strict=True)
+
+
+def test_the_documentation_names_every_key() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    keys = {info.alias or name for name, info in Config.model_fields.items()}
+    for info in Config.model_fields.values():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys |= {field.alias or name for name, field in kind.model_fields.items()}
+    assert not {key for key in keys if not re.search(rf"[`.]{re.escape(key)}\b|# {key}", text)}

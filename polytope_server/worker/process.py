@@ -19,7 +19,7 @@ def run(config: Config) -> None:
     stop = Stop()
     stop.on_signals()
     sources = {
-        (collection.name, rule.name): Source(type=rule.type, options=rule.options)
+        (collection.name, rule.name): Source(type=rule.kind, options=rule.options)
         for collection in collections_of(config).values()
         for rule in collection.datasources
     }

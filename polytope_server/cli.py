@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 EXIT_CONFIGURATION = 78
 EXIT_UNAVAILABLE = 69
-PARENT_VARIABLE = "POLYTOPE_SERVER_PARENT"
-"""Set by `standalone`: its processes end when it ends, however it ends."""
 
 app = typer.Typer(
     name="polytope-server",
@@ -221,7 +219,7 @@ def _process(
     def start() -> None:
         import logging
 
-        from polytope_server.lifecycle import Stopped, end_with_parent
+        from polytope_server.lifecycle import PARENT_VARIABLE, Stopped, end_with_parent
         from polytope_server.observability.logging import configure
 
         if parent := os.environ.get(PARENT_VARIABLE):

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PARENT_VARIABLE: Final = "POLYTOPE_SERVER_PARENT"
+"""In the environment of a process that ends when its parent, with this process id, ends."""
+
 _PR_SET_PDEATHSIG: Final = 1
 
 

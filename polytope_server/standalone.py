@@ -1,5 +1,6 @@
 """All processes of a server on one machine, with the embedded back-ends."""
 
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 from polytope_server.config.loading import load
 from polytope_server.errors import BackendUnavailable, ConfigurationError
-from polytope_server.lifecycle import Stop
+from polytope_server.lifecycle import PARENT_VARIABLE, Stop
 from polytope_server.observability.health import ask
 
 logger = logging.getLogger(__name__)
@@ -108,12 +109,19 @@ class Server:
     Args:
         tree: the configuration that we make, which *files* may override.
         data_dir: made if it is not there, closed to others; used by one server at a time.
+        log: where the processes' log goes; standard error if not given.
     """
 
     def __init__(
-        self, tree: Mapping[str, Any], files: Sequence[Path], *, data_dir: Path, strict: bool
+        self,
+        tree: Mapping[str, Any],
+        files: Sequence[Path],
+        *,
+        data_dir: Path,
+        strict: bool,
+        log: Path | None = None,
     ) -> None:
-        self._files = files
+        self._files, self._log = files, log
         self._arguments = ["--strict"] if strict else []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
@@ -193,12 +201,16 @@ class Server:
     def _start(self, name: str) -> None:
         files = [argument for file in (self._file, *self._files) for argument in ("-f", str(file))]
         self._started[name] = time.monotonic()
-        self._processes[name] = subprocess.Popen(  # noqa: S603 -- our own module, no shell
-            [sys.executable, "-m", "polytope_server", name, *files, *self._arguments],
-            env={**os.environ, "POLYTOPE_SERVER_PARENT": str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us to pass on
-        )
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(self._log.open("ab")) if self._log else None
+            self._processes[name] = subprocess.Popen(  # noqa: S603 -- our own module, no shell
+                [sys.executable, "-m", "polytope_server", name, *files, *self._arguments],
+                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us to pass on
+            )
 
 
 def password_of(data_dir: Path) -> str:

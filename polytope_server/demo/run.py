@@ -1,0 +1,86 @@
+"""``make demo``: a small real FDB, a server on it, and a walk through what users do."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from polytope_server.demo.configuration import DEBUG, FORECASTS, demo_configuration
+from polytope_server.demo.sample import make_fdb
+from polytope_server.demo.walk import walk
+from polytope_server.errors import ConfigurationError, PolytopeError
+from polytope_server.lifecycle import Stop
+from polytope_server.standalone import Server, configuration, password_of
+
+USER: Final = "demo"
+
+
+def run(*, once: bool, port: int) -> None:
+    """Do the walk; then serve until Ctrl-C, or end if it is done only *once*.
+
+    Raises:
+        ConfigurationError: the server cannot start, or the walk found something wrong.
+    """
+    stop = Stop()
+    stop.on_signals()
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory(prefix="polytope-demo-") as temporary:
+        directory = Path(temporary)
+        console.print("Writing a small FDB from eccodes' samples...")
+        fdb_config = make_fdb(directory / "fdb")
+        data_dir = directory / "server"
+        password = password_of(data_dir)
+        tree = configuration(data_dir, port=port, password=None)
+        tree |= demo_configuration(fdb_config, username=USER, password=password)
+        tree["logging"] = {"mode": "json", "level": "INFO"}
+        log = directory / "server.log"
+        server = Server(tree, [], data_dir=data_dir, strict=True, log=log)
+        try:
+            console.print("Starting frontend, broker, worker and garbage collector...")
+            server.start(stop)
+            _walk(server.url, password, console, directory)
+            if once:
+                return
+            _explain(server.url, password, console)
+            server.supervise(stop)
+        except BaseException:
+            if not stop.requested and log.exists():
+                sys.stderr.write(log.read_text(errors="replace")[-4000:])
+            raise
+        finally:
+            server.stop()
+
+
+def _walk(url: str, password: str, console: Console, directory: Path) -> None:
+    files = directory / "user"
+    files.mkdir()
+    try:
+        walk(url=url, username=USER, password=password, console=console, directory=files)
+    except PolytopeError as exc:
+        raise ConfigurationError(f"the walk failed: {exc}") from exc
+
+
+def _explain(url: str, password: str, console: Console) -> None:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    client = f"polytope --address {host} --port {port} --insecure --username {USER} --password {password}"
+    curl = f"curl --user {USER}:{password}"
+    console.print(
+        f"""
+The server goes on at {url}
+  user: {USER}   password: {password}   collections: {FORECASTS}, {DEBUG}
+
+With the client (in {Path(sys.executable).parent}):
+  {client} list collections
+  {client} list requests
+
+With curl:
+  {curl} {url}/api/v1/collections
+  {curl} -H 'Content-Type: application/json' -d '{{"verb": "retrieve", "request": "hello"}}' \\
+       {url}/api/v1/requests/{DEBUG}
+
+Ctrl-C ends it and removes its data.""",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,12 +1,29 @@
 """Where results and uploaded data lie between a worker and a client."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 CHUNK_BYTES = 1 << 20
 """What one step of a transfer holds, here and in the back-ends."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+
+
+def checked_name(name: str) -> str:
+    """The same name, if it can be an object's; there is no way out of a directory in one.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name[:210]!r} cannot be the name of an object: at most 200 characters, of A-Z a-z 0-9 "
+            ". _ - and no dot first"
+        )
+    return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +51,10 @@ class Upload(Protocol):
 
 
 class Staging(Protocol):
-    """Named objects of any size. Names are made of ``[A-Za-z0-9._-]``, at most 200 characters.
+    """Named objects of any size. For what names there are, see `checked_name`.
 
-    Every method may raise `BackendUnavailable`. Safe between threads and processes. Memory in use is
-    bounded by a small number of `CHUNK_BYTES` per transfer.
+    A name that cannot be raises ValueError, and every method may raise `BackendUnavailable`. Safe between
+    threads and processes. Memory in use is bounded by a small number of `CHUNK_BYTES` per transfer.
     """
 
     def ping(self) -> None:

@@ -1,0 +1,249 @@
+"""Objects as files of one directory, which the frontend serves and all processes share.
+
+::
+
+    root_dir/objects/ab/abc-1.grib    the object abc-1.grib, in the directory of its first two characters
+    root_dir/uploads/5f3a...          what is being written, or was when its writer was killed
+"""
+
+import contextlib
+import errno
+import heapq
+import os
+import secrets
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from polytope_server.config.staging import LocalStagingSection
+from polytope_server.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    ObjectNotFound,
+    StorageFull,
+)
+from polytope_server.staging import CHUNK_BYTES, StoredObject, checked_name
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_OPERATORS: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS})
+_PRIVATE_DIRECTORY: Final = 0o700
+_PRIVATE_FILE: Final = 0o600
+_SHARD_CHARACTERS: Final = 2
+
+
+class LocalStaging:
+    """See `polytope_server.staging.Staging`. Holds one chunk per reader, and nothing per writer.
+
+    Raises:
+        ConfigurationError: the directory cannot be made or used.
+        BackendUnavailable: its file system does not answer.
+    """
+
+    Config = LocalStagingSection
+
+    def __init__(self, config: LocalStagingSection) -> None:
+        root = config.root_dir.expanduser()
+        self._objects = root / "objects"
+        self.uploads = root / "uploads"
+        try:
+            for directory in (root, self._objects, self.uploads):
+                directory.mkdir(mode=_PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+            for directory in (self._objects, self.uploads):
+                directory.chmod(_PRIVATE_DIRECTORY)
+        except OSError as exc:
+            if exc.errno in _OPERATORS:
+                raise ConfigurationError(
+                    f"staging: root_dir: {root} cannot be used: {exc.strerror}; it must be a "
+                    "directory that this process may write to"
+                ) from exc
+            raise BackendUnavailable(f"staging: {root}: {exc.strerror}") from exc
+
+    def ping(self) -> None:
+        with our_errors():
+            for directory in (self._objects, self.uploads):
+                if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+                    raise BackendUnavailable(f"staging: {directory} is gone or cannot be written")
+
+    def create(self, name: str, *, media_type: str) -> "LocalUpload":  # noqa: ARG002
+        """The media type is not kept: whoever serves the object knows it."""
+        return LocalUpload(self.uploads / secrets.token_hex(16), self.path(name))
+
+    def path(self, name: str) -> Path:
+        """Where an object is, or would be.
+
+        Raises:
+            ValueError: that cannot be the name of an object.
+        """
+        return self._objects / checked_name(name)[:_SHARD_CHARACTERS] / name
+
+    def read(self, name: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        chunks = _chunks(self.path(name), name, offset=offset, length=length)
+        next(chunks)  # opens it
+        return chunks
+
+    def stat(self, name: str) -> StoredObject:
+        with our_errors(name):
+            return _stored(name, self.path(name).stat())
+
+    def delete(self, name: str) -> None:
+        with our_errors(), contextlib.suppress(FileNotFoundError):
+            self.path(name).unlink()
+
+    def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Sequence[StoredObject]:
+        found: list[StoredObject] = []
+        with our_errors():
+            while len(found) < limit:
+                names = self._names(prefix, after, limit - len(found))
+                if not names:
+                    break
+                after = names[-1]
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        found.append(_stored(name, self.path(name).stat()))
+        return found
+
+    def _names(self, prefix: str, after: str, limit: int) -> Sequence[str]:
+        """The first *limit* names behind *after*; reads only the directories that they are in."""
+        shards = sorted(
+            shard
+            for shard in os.listdir(self._objects)
+            if shard.startswith(prefix[:_SHARD_CHARACTERS]) and shard >= after[:_SHARD_CHARACTERS]
+        )
+        names: list[str] = []
+        for shard in shards:
+            with os.scandir(self._objects / shard) as entries:
+                names += heapq.nsmallest(
+                    limit - len(names),
+                    (
+                        entry.name
+                        for entry in entries
+                        if entry.name.startswith(prefix) and entry.name > after
+                    ),
+                )
+            if len(names) == limit:
+                break
+        return names
+
+    def remove_stale_uploads(self, *, age_s: float) -> int:
+        """Removes those without a byte written for so long; their writers, if alive, hear of it."""
+        removed, newest = 0, time.time() - age_s
+        with our_errors(), os.scandir(self.uploads) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                    if entry.stat(follow_symlinks=False).st_mtime <= newest:
+                        os.unlink(entry)
+                        removed += 1
+        return removed
+
+    def url(self, name: str, *, download_name: str, media_type: str, expires_s: int) -> None:
+        """None, always: the frontend serves what is here."""
+
+    def free_bytes(self) -> int:
+        with our_errors():
+            room = os.statvfs(self._objects)
+        return room.f_bavail * room.f_frsize
+
+
+class LocalUpload:
+    """A file that becomes an object when it is whole. Enter it to begin; leaving it removes the file.
+
+    Args:
+        partial: the file; on the same file system as the object.
+        final: where the object will be.
+    """
+
+    def __init__(self, partial: Path, final: Path) -> None:
+        self._partial, self._final = partial, final
+        self._descriptor = -1
+
+    def __enter__(self) -> "LocalUpload":
+        with our_errors():
+            self._descriptor = os.open(
+                self._partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _PRIVATE_FILE
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.close(self._descriptor)
+        # after a commit it is not there any more
+        with contextlib.suppress(OSError):
+            self._partial.unlink()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        with our_errors():
+            write_all(self._descriptor, data)
+
+    def commit(self) -> None:
+        with our_errors():
+            publish(self._descriptor, self._partial, self._final)
+
+
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
+    """Write all of *data*, in as many calls as it takes."""
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def publish(descriptor: int, partial: Path, final: Path) -> None:
+    """Make a whole file an object, at once and for good, even if the power fails right after."""
+    os.fsync(descriptor)
+    shard = final.parent
+    try:
+        shard.mkdir(mode=_PRIVATE_DIRECTORY)
+    except FileExistsError:
+        pass
+    else:
+        _sync_directory(shard.parent)
+    partial.rename(final)
+    _sync_directory(shard)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _chunks(
+    path: Path, name: str, *, offset: int, length: int | None
+) -> Generator[bytes, None, None]:
+    """First nothing, once the file is open; then its bytes."""
+    with our_errors(name), path.open("rb", buffering=0) as file:
+        yield b""
+        file.seek(offset)
+        rest = length
+        while rest is None or rest > 0:
+            chunk = file.read(CHUNK_BYTES if rest is None else min(CHUNK_BYTES, rest))
+            if not chunk:
+                return
+            rest = None if rest is None else rest - len(chunk)
+            yield chunk
+
+
+def _stored(name: str, status: os.stat_result) -> StoredObject:
+    return StoredObject(name=name, size_bytes=status.st_size, modified_at=status.st_mtime)
+
+
+@contextlib.contextmanager
+def our_errors(name: str | None = None) -> Iterator[None]:
+    """What the operating system says, in our words; with a *name*, a missing file is a missing object."""
+    try:
+        yield
+    except FileNotFoundError as exc:
+        if name is not None:
+            raise ObjectNotFound(f"There is no object {name} in staging.") from exc
+        raise BackendUnavailable(f"staging: {exc.strerror}") from exc
+    except OSError as exc:
+        if exc.errno in _NO_ROOM:
+            raise StorageFull(f"staging: {exc.strerror}") from exc
+        raise BackendUnavailable(f"staging: {exc.strerror}") from exc

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from polytope_server.config.loading import Loaded
+from polytope_server.config.secrecy import HIDDEN, looks_secret, masked
 from polytope_server.config.tree import Node
-from polytope_server.observability.redaction import HIDDEN, looks_secret, text_without_secrets
 
 _UNQUOTED: Final = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./-]*(?: [A-Za-z0-9_./-]+)*", re.ASCII)
 _NOT_TEXT: Final = re.compile(r"true|false|null|yes|no|on|off|[yn]|[0-9._xe-]+", re.IGNORECASE)
@@ -70,7 +70,7 @@ def _leaf(node: Node, *, hidden: bool) -> str:
         case tuple():
             text = "[]"
         case str() as value:
-            text = _quoted(text_without_secrets(value))
+            text = _quoted(masked(value))
         case value:
             text = json.dumps(value)
     return f"{text}  # {_one_line(str(node.source))}"

@@ -8,6 +8,7 @@ import pytest
 
 from polytope_server.config.loading import Loaded
 from polytope_server.config.schema import schema
+from polytope_server.config.secrecy import looks_secret, masked
 from polytope_server.config.show import show
 from polytope_server.errors import ConfigurationError
 
@@ -49,6 +50,38 @@ def test_show_hides_every_secret(loaded: Loaded) -> None:
     assert "SAFE: visible" in shown
     assert 'password: "***"  # environment PW in ' in shown
     assert 'secret_key: "***"  # file ' in shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("password", "db_passwd", "ecmwf-apikey", "api_key", "apiKey", "secretKey", "access_key"),
+        *("token", "MARS_TOKEN", "credentials", "Authorization", "key", "jwt", "override_apikey"),
+    ],
+)
+def test_names_that_sound_like_secrets_are_known(name: str) -> None:
+    assert looks_secret(name)
+
+
+@pytest.mark.parametrize("name", ["keyboard", "monkey", "author", "port", "compass", "uid", "path"])
+def test_other_names_are_not_hidden(name: str) -> None:
+    assert not looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://host/path?a=b", "https://host/path?a=b"),
+        ("mongodb://u:hunter2@a,b/x", "mongodb://***@a,b/x"),
+        ("redis://:hun/ter@2@host:1", "redis://***@host:1"),
+        ("https://hunter2@host", "https://***@host"),
+        ("https://host/?token=hunter2&a=b", "https://host/?token=***&a=b"),
+        ("host=db password=hunter2;port=1", "host=db password=***;port=1"),
+        ("alice@example.org", "alice@example.org"),
+    ],
+)
+def test_secrets_inside_of_texts_are_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown
 
 
 def test_no_repr_no_warning_and_no_origin_holds_a_secret(loaded: Loaded) -> None:

@@ -1,0 +1,30 @@
+"""Which values of a configuration are not to be shown, by the names of their keys and by their shape."""
+
+import re
+from typing import Final
+
+HIDDEN: Final = "***"
+
+_NAME: Final = re.compile(
+    r"password|passwd|passphrase|secret|token|api[-_.]?key|credential|authorization|signature"
+    r"|(?<![a-z])(?:keys?|pwd|pass|auth|jwt|bearer|cookie)(?![a-z])",
+    re.IGNORECASE,
+)
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# up to the last @ before a blank: a password may hold slashes and other @
+_USER_INFO: Final = re.compile(r"(?<=://)[^\s'\"<>]*@")
+_ASSIGNMENT: Final = re.compile(r"([\w.-]+)(=)([^\s&;,'\"]+)", re.ASCII)
+
+
+def looks_secret(name: str) -> bool:
+    """Whether a value under that key is not to be shown: ``ecmwf-apikey``, ``secretKey``, ``token``."""
+    return _NAME.search(_CAMEL.sub("_", name)) is not None
+
+
+def masked(text: str) -> str:
+    """The same without user-info in URLs and without what is assigned to secret names, as in queries."""
+    return _ASSIGNMENT.sub(_masked_assignment, _USER_INFO.sub(f"{HIDDEN}@", text))
+
+
+def _masked_assignment(match: re.Match[str]) -> str:
+    return f"{match[1]}={HIDDEN}" if looks_secret(match[1]) else match[0]

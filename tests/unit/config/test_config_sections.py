@@ -540,4 +540,9 @@ def test_the_documentation_names_every_key() -> None:
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, Section):
             keys |= {field.alias or name for name, field in kind.model_fields.items()}
+    for (abstraction, name), path in SECTIONS.items():
+        model = section_of(abstraction, name)
+        assert model is not None, path
+        if abstraction in ("request_store", "queue", "staging", "caching"):
+            keys |= set(model.model_fields)
     assert not {key for key in keys if not re.search(rf"[`.]{re.escape(key)}\b|# {key}", text)}

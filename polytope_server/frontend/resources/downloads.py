@@ -80,10 +80,13 @@ class Downloads:
         resp.set_header("ETag", etag)
         digest = base64.b64encode(bytes.fromhex(data.sha256)).decode()
         resp.set_header("Repr-Digest", f"sha-256=:{digest}:")
-        if_range = req.get_header("If-Range")
-        header = req.get_header("Range") if if_range in (None, etag) else None
         try:
-            wanted = parse_range(header, data.size_bytes)
+            wanted = parse_range(
+                req.get_header("Range"),
+                data.size_bytes,
+                if_range=req.get_header("If-Range"),
+                etag=etag,
+            )
         except RangeNotSatisfiable:
             resp.status = falcon.HTTP_416
             resp.set_header("Content-Range", f"bytes */{data.size_bytes}")

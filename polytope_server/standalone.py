@@ -133,9 +133,7 @@ class Server:
             raise ConfigurationError(
                 f"--data-dir: {data_dir} cannot be used: {exc.strerror}"
             ) from exc
-        self._config = load(
-            [self._file, *files], strict=strict, environ=os.environ, system_file=None
-        ).config
+        self._config = load([self._file, *files], strict=strict, environ=os.environ).config
         _must_be_free(self._config.frontend.bind_to, self._config.frontend.port)
 
     @property
@@ -231,7 +229,7 @@ def _has_users(files: Sequence[Path]) -> bool:
     """Whether the operator's files say who may log in."""
     if not files:
         return False
-    tree = load(list(files), strict=False, environ=os.environ, system_file=None)
+    tree = load(list(files), strict=False, environ=os.environ)
     return bool(tree.config.authentication)
 
 

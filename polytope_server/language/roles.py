@@ -1,8 +1,7 @@
 """Who may: requirements of roles, as collections and datasources state them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from polytope_server.errors import ConfigurationError
@@ -16,7 +15,7 @@ class Roles:
     """Any one of some roles; in every realm, or by realm. A realm that is not listed has none."""
 
     everywhere: frozenset[str] = frozenset()
-    by_realm: Mapping[str, frozenset[str]] = MappingProxyType({})
+    by_realm: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:

@@ -1,0 +1,508 @@
+"""A Falcon application on gunicorn's own ASGI worker, inside our process.
+
+gunicorn parses, forks and restarts; what it leaves unbounded is bounded here. A connection may wait for a
+request, send the headers of one, or take its answer only so long, and there is a limit on how many there
+are. At the limit the one that has waited longest without a request gives way, so that connections that do
+nothing keep nobody out.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from operator import itemgetter
+from types import FrameType
+from typing import Any, Final
+
+from falcon.asgi import App, Request, Response
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.asgi.lifespan import LifespanManager
+from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.glogging import Logger
+from gunicorn.workers.gasgi import ASGIWorker
+
+from polytope_server.errors import ConfigurationError, PolytopeError
+
+# gunicorn has no types: what is made of its classes is Any to mypy.
+
+logger = logging.getLogger(__name__)
+
+Application = App[Request, Response]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_HEADERS_S: Final = 20.0
+"""From the first byte of a request to the end of its headers."""
+_CHANCE_S: Final = 0.1
+"""What a client needs at least to send a request once it is connected."""
+_SWEEP_S: Final = 1.0
+_HEARTBEAT_S: Final = 60
+"""An event loop that stands still for so long is killed and replaced."""
+_FORCED_S: Final = 5.0
+"""From the end of the grace to SIGKILL."""
+_SPARE_FILES: Final = 256
+_FILES_PER_CONNECTION: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    """Of one worker process; in seconds."""
+
+    max_connections: int
+    idle_timeout_s: float
+    graceful_timeout_s: float
+
+    @property
+    def headers_s(self) -> float:
+        return min(_HEADERS_S, self.idle_timeout_s)
+
+
+def serve(
+    app_factory: Callable[[], Application],
+    *,
+    bind_to: str,
+    port: int,
+    processes: int = 1,
+    max_connections: int,
+    idle_timeout_s: float,
+    graceful_timeout_s: float,
+    on_ready: Callable[[str, int], None] | None,
+) -> None:
+    """Serve until SIGTERM, then until all answers are finished or the grace is over. In the main thread.
+
+    Args:
+        app_factory: called in each worker process, after the fork; SIGTERM ends it too.
+        port: 0 takes any that is free.
+        max_connections: of each worker process.
+        idle_timeout_s: for a connection without a request, and for a client that takes nothing.
+        graceful_timeout_s: for answers that are under way at SIGTERM.
+        on_ready: told the address and the port once clients can connect; the first answers may still have
+            to wait for `app_factory`.
+
+    Raises:
+        ConfigurationError: that cannot be listened on; or a worker process could not start, which has
+            said why in the log.
+    """
+    limits = _Limits(
+        max_connections=max_connections,
+        idle_timeout_s=idle_timeout_s,
+        graceful_timeout_s=graceful_timeout_s,
+    )
+    _allow_open_files(max_connections * _FILES_PER_CONNECTION + _SPARE_FILES)
+    sockets = listen(bind_to, port)
+    address: tuple[str, int] = sockets[0].getsockname()[:2]
+
+    def ready(_arbiter: Any) -> None:
+        logger.info("listening", extra={"address": address[0], "port": address[1]})
+        if on_ready is not None:
+            on_ready(*address)
+
+    gunicorn = _Gunicorn(
+        app_factory, limits, sockets=sockets, processes=processes, when_ready=ready
+    )
+    parent = os.getpid()
+    handlers = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
+    try:
+        Arbiter(gunicorn).run()
+    except SystemExit as exc:
+        status = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
+        if os.getpid() != parent:
+            # A worker process ends here: what our callers would clean up is not its own.
+            logging.shutdown()
+            os._exit(status)
+        if status != 0:
+            raise ConfigurationError("the server could not start; the log says why") from exc
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def listen(bind_to: str, port: int) -> Sequence[socket.socket]:
+    """Sockets that listen on all addresses of a host name, all on one port.
+
+    Raises:
+        ConfigurationError: on none of them.
+    """
+    sockets: list[socket.socket] = []
+    refused: OSError | None = None
+    try:
+        found = socket.getaddrinfo(bind_to, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as exc:
+        raise ConfigurationError(f"bind_to: {bind_to} is no address here: {exc.strerror}") from exc
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            chosen = port or (sockets[0].getsockname()[1] if sockets else 0)
+            listener.bind((address[0], chosen, *address[2:]))
+            listener.listen(socket.SOMAXCONN)
+        except OSError as exc:
+            # a host may have a name for an address family that it does not speak
+            refused = exc
+            listener.close()
+        else:
+            sockets.append(listener)
+    if not sockets:
+        raise ConfigurationError(
+            f"{bind_to}:{port} cannot be listened on: {refused.strerror if refused else 'no address'}"
+        ) from refused
+    return sockets
+
+
+def _allow_open_files(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Log(Logger):  # type: ignore[misc]
+    """gunicorn's words in our log, and only its warnings: what is worth more is said by us."""
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self._access_log_enabled = False
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.WARNING)
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]
+    """The configuration of gunicorn, and the door to our application."""
+
+    def __init__(
+        self,
+        app_factory: Callable[[], Application],
+        limits: _Limits,
+        *,
+        sockets: Sequence[socket.socket],
+        processes: int,
+        when_ready: Callable[[Any], None],
+    ) -> None:
+        self.limits = limits
+        self._app_factory = app_factory
+        # gunicorn takes the descriptors over
+        self._bind = [f"fd://{listener.detach()}" for listener in sockets]
+        self._processes, self._when_ready = processes, when_ready
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = {
+            "bind": self._bind,
+            "workers": self._processes,
+            "worker_class": _Worker,
+            "worker_connections": self.limits.max_connections,
+            "keepalive": max(1, int(self.limits.idle_timeout_s)),
+            "timeout": _HEARTBEAT_S,
+            "graceful_timeout": int(self.limits.graceful_timeout_s + _FORCED_S) + 1,
+            "asgi_lifespan": "on",
+            "asgi_loop": "asyncio",
+            "control_socket_disable": True,
+            "accesslog": None,
+            "logger_class": _Log,
+            "forwarded_allow_ips": "",  # whom to believe is the application's to decide
+            "when_ready": self._when_ready,
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Application:
+        try:
+            return self._app_factory()
+        except PolytopeError as exc:
+            logger.critical("cannot start", extra={"cause": str(exc)})
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+class _ClientGone(ConnectionError):
+    """Ends an answer that nobody takes any more."""
+
+
+class _Connection(ASGIProtocol):  # type: ignore[misc]
+    """One connection, which tells the worker whether it waits for a request."""
+
+    def __init__(self, worker: "_Worker") -> None:
+        super().__init__(worker)
+        self._connections = worker.connections
+        self._asgi: Callable[[Message, Receive, Send], Awaitable[None]] = worker.asgi
+        self.app = self._answer
+        self.unsent_bytes = 0
+        self.moved_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.remove(self)
+        super().connection_lost(exc)
+        self._request_ready.set()  # or its task waits for another request
+
+    def data_received(self, data: bytes) -> None:
+        self._connections.reads(self)
+        super().data_received(data)
+
+    def _on_headers_complete(self) -> bool:
+        self._connections.works(self)
+        skip_body: bool = super()._on_headers_complete()
+        return skip_body
+
+    def _arm_keepalive_timer(self) -> None:
+        # called when an answer is finished; the timer is ours
+        self._connections.waits(self)
+
+    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
+        # gunicorn ignores what is sent to nobody, and would let us read a whole object for it
+        async def send_to_somebody(message: Message) -> None:
+            if self._closed:
+                raise _ClientGone
+            await send(message)
+
+        with suppress(_ClientGone):
+            await self._asgi(scope, receive, send_to_somebody)
+
+    def close(self) -> None:
+        """Close it when what has been written is sent."""
+        self._close_transport()
+
+    def abort(self) -> None:
+        """Close it now."""
+        self.transport.abort()
+
+    def _send_error_response(
+        self, status: int, message: str, extra_headers: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        # what gunicorn itself refuses looks like what the application refuses
+        body = json.dumps({"message": message}).encode()
+        headers = (
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-cache, no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Connection", "close"),
+            *extra_headers,
+        )
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        phrase = self._get_reason_phrase(status)
+        self._safe_write(f"HTTP/1.1 {status} {phrase}\r\n{lines}\r\n".encode("latin-1") + body)
+
+
+class _Connections:
+    """All connections of a process, and which of them wait: those that did so first come first."""
+
+    def __init__(self, limits: _Limits, clock: Callable[[], float]) -> None:
+        self._limits, self._clock = limits, clock
+        self._all: set[_Connection] = set()
+        self._waiting: dict[_Connection, float] = {}
+        """Without a byte of a request, since when."""
+        self._reading: dict[_Connection, float] = {}
+        """With a part of the headers, since when."""
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._all) >= self._limits.max_connections
+
+    def add(self, connection: _Connection) -> None:
+        self._all.add(connection)
+        connection.moved_at = self._waiting[connection] = self._clock()
+
+    def remove(self, connection: _Connection) -> None:
+        self._all.discard(connection)
+        self.works(connection)
+        self._changed.set()
+
+    def reads(self, connection: _Connection) -> None:
+        """A byte came; if it is the first of a request, the headers' time begins."""
+        if self._waiting.pop(connection, None) is not None:
+            self._reading[connection] = self._clock()
+
+    def works(self, connection: _Connection) -> None:
+        """A request is there, or the connection has gone."""
+        self._waiting.pop(connection, None)
+        self._reading.pop(connection, None)
+
+    def waits(self, connection: _Connection) -> None:
+        """An answer is finished."""
+        if connection in self._all:
+            self._waiting[connection] = self._clock()
+            self._changed.set()
+
+    async def until_changed(self, at_most_s: float) -> None:
+        """Wait until a connection is gone or waits."""
+        self._changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), at_most_s)
+
+    def make_room(self) -> bool:
+        """Close the one that has waited longest, if there is one that could have sent its request."""
+        latest = self._clock() - _CHANCE_S
+        oldest = [
+            found
+            for line in (self._waiting, self._reading)
+            if (found := next((c for c in line.items() if self._is_idle(c, latest)), None))
+        ]
+        if not oldest:
+            return False
+        connection, _ = min(oldest, key=itemgetter(1))
+        self.works(connection)
+        connection.abort()
+        return True
+
+    @staticmethod
+    def _is_idle(item: tuple[_Connection, float], latest: float) -> bool:
+        connection, since = item
+        return since <= latest and connection.transport.get_write_buffer_size() == 0
+
+    def sweep(self) -> None:
+        """Close those whose time is up."""
+        now = self._clock()
+        for line, allowed_s in (
+            (self._waiting, self._limits.idle_timeout_s),
+            (self._reading, self._limits.headers_s),
+        ):
+            while line:
+                connection, since = next(iter(line.items()))
+                if now - since < allowed_s:
+                    break
+                self.works(connection)
+                connection.close()
+        for connection in self._all:
+            unsent = connection.transport.get_write_buffer_size()
+            if unsent == 0 or unsent != connection.unsent_bytes:
+                connection.unsent_bytes, connection.moved_at = unsent, now
+            elif now - connection.moved_at >= self._limits.idle_timeout_s:
+                connection.abort()
+
+    def close_waiting(self) -> None:
+        """Close those that have begun no request, although they could have."""
+        latest = self._clock() - _CHANCE_S
+        for connection in [c for c, since in self._waiting.items() if since <= latest]:
+            self.works(connection)
+            connection.close()
+
+    def abort_all(self) -> None:
+        for connection in [*self._all]:
+            connection.abort()
+
+
+class _Worker(ASGIWorker):  # type: ignore[misc]
+    """gunicorn's ASGI worker with our connections."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limits: _Limits = self.app.limits
+        self._woken = asyncio.Event()
+
+    def load_wsgi(self) -> None:
+        with self._starting():
+            super().load_wsgi()
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """Meanwhile SIGTERM ends us, gunicorn sees us alive, and we end if it does."""
+        started = threading.Event()
+
+        def beat() -> None:
+            while not started.wait(_SWEEP_S):
+                self.notify()
+                if os.getppid() != self.ppid:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        def end(_number: int, _frame: FrameType | None) -> None:
+            sys.exit(0)
+
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        before = {number: signal.signal(number, end) for number in numbers}
+        heart = threading.Thread(target=beat, daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            started.set()
+            heart.join()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit_signal(self) -> None:
+        super().handle_exit_signal()
+        self._woken.set()
+
+    def handle_quit_signal(self) -> None:
+        super().handle_quit_signal()
+        self._woken.set()
+
+    async def _serve(self) -> None:
+        self.connections = _Connections(self.limits, self.loop.time)
+        lifespan = LifespanManager(self.asgi, self.log, self.state)
+        try:
+            await lifespan.startup()
+        except RuntimeError as exc:
+            logger.critical("cannot start", extra={"cause": str(exc)})
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from exc
+        acceptors = [asyncio.create_task(self._accept(listener.sock)) for listener in self.sockets]
+        while self.alive and self.ppid == os.getppid():
+            self.notify()
+            self.connections.sweep()
+            await self._sleep(_SWEEP_S)
+            for acceptor in acceptors:
+                if acceptor.done():
+                    acceptor.result()  # raises: a server that lets nobody in is replaced
+        for acceptor in acceptors:
+            acceptor.cancel()
+        await asyncio.gather(*acceptors, return_exceptions=True)
+        await self._drain()
+        if not self._quick_shutdown:
+            await lifespan.shutdown()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        """Let clients in, one after the other, while there is room."""
+        while True:
+            try:
+                client, _ = await self.loop.sock_accept(listener)
+            except OSError as exc:
+                logger.warning("cannot accept connections", extra={"cause": str(exc)})
+                await asyncio.sleep(_SWEEP_S)
+                continue
+            while self.connections.is_full:
+                self.connections.make_room()
+                await self.connections.until_changed(_CHANCE_S)
+            with suppress(OSError):  # it has gone already
+                await self.loop.connect_accepted_socket(lambda: _Connection(self), client)
+
+    async def _drain(self) -> None:
+        """Let what is being answered finish, if it can in time."""
+        self.alive = False
+        deadline = self.loop.time() + self.limits.graceful_timeout_s
+        while len(self.connections) and not self._quick_shutdown:
+            self.connections.close_waiting()
+            if self.loop.time() >= deadline:
+                logger.warning(
+                    "cutting off what did not finish in time",
+                    extra={"connections": len(self.connections)},
+                )
+                break
+            self.notify()
+            self.connections.sweep()
+            self._woken.clear()
+            await self._sleep(0.05)
+        self.connections.abort_all()
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)

@@ -466,6 +466,8 @@ class _Worker(ASGIWorker):  # type: ignore[misc]
         for acceptor in acceptors:
             acceptor.cancel()
         await asyncio.gather(*acceptors, return_exceptions=True)
+        for listener in self.sockets:
+            listener.close()
         await self._drain()
         if not self._quick_shutdown:
             await lifespan.shutdown()

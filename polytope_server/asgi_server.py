@@ -7,6 +7,7 @@ nothing keep nobody out.
 """
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -49,6 +51,7 @@ _SWEEP_S: Final = 1.0
 _HEARTBEAT_S: Final = 60
 """An event loop that stands still for so long is killed and replaced."""
 _FORCED_S: Final = 5.0
+_IN_USE_S: Final = 5.0
 """From the end of the grace to SIGKILL."""
 _SPARE_FILES: Final = 256
 _FILES_PER_CONNECTION: Final = 3
@@ -99,7 +102,7 @@ def serve(
         graceful_timeout_s=graceful_timeout_s,
     )
     _allow_open_files(max_connections * _FILES_PER_CONNECTION + _SPARE_FILES)
-    sockets = listen(bind_to, port)
+    sockets = listen_patiently(bind_to, port)
     address: tuple[str, int] = sockets[0].getsockname()[:2]
 
     def ready(_arbiter: Any) -> None:
@@ -159,6 +162,19 @@ def listen(bind_to: str, port: int) -> Sequence[socket.socket]:
             f"{bind_to}:{port} cannot be listened on: {refused.strerror if refused else 'no address'}"
         ) from refused
     return sockets
+
+
+def listen_patiently(bind_to: str, port: int) -> Sequence[socket.socket]:
+    """`listen`, tried again for a while: a server that was just killed may still be there."""
+    deadline = time.monotonic() + _IN_USE_S
+    while True:
+        try:
+            return listen(bind_to, port)
+        except ConfigurationError as exc:
+            in_use = isinstance(exc.__cause__, OSError) and exc.__cause__.errno == errno.EADDRINUSE
+            if not in_use or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def _allow_open_files(wanted: int) -> None:

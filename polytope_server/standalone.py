@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from polytope_server.asgi_server import listen_patiently
 from polytope_server.config.loading import load
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.lifecycle import PARENT_VARIABLE, Stop
@@ -249,11 +249,9 @@ def _is_ready(host: str, port: int) -> bool:
 
 
 def _must_be_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            raise ConfigurationError(
-                f"--port: {host}:{port} cannot be listened on: {exc.strerror}"
-            ) from exc
+    try:
+        listeners = listen_patiently(host, port)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"--port: {exc}") from exc
+    for listener in listeners:
+        listener.close()

@@ -74,10 +74,10 @@ def test_a_worker_killed_while_it_runs_a_request_has_it_run_again(tmp_path: Path
         until(lambda: "staged so far" in server.poll(request_id).text)
         server.kill("worker")
         staged = tmp_path / "d" / "staging"
-        assert not list(staged.glob(f"{request_id}*")), "something unfinished can be seen"
+        assert not list(staged.rglob(f"{request_id}*")), "something unfinished can be seen"
         server.start("worker")
         assert server.result(request_id) == b"x" * 1_000_000
-        assert [p.name for p in staged.glob(f"{request_id}*")] == [f"{request_id}-2.grib"]
+        assert [p.name for p in staged.rglob(f"{request_id}*")] == [f"{request_id}-2.grib"]
 
 
 def test_a_request_whose_worker_dies_again_and_again_fails_with_the_reason(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_stopped_worker_does_not_harm_the_one_that_took_over(tmp_path: Path) -
         until(lambda: "attempt 2" in server.log("broker") or _attempt(server, request_id) == 2)
         server.kill("worker", signal.SIGCONT)
         assert server.result(request_id) == b"x" * 1_500_000
-        names = [p.name for p in (tmp_path / "d" / "staging").glob(f"{request_id}*")]
+        names = [p.name for p in (tmp_path / "d" / "staging").rglob(f"{request_id}*")]
         assert names == [f"{request_id}-2.grib"]
 
 
@@ -141,7 +141,7 @@ def test_a_draining_worker_hands_its_request_back(tmp_path: Path) -> None:
         assert server.poll(request_id).json()["status"] == "queued"
         server.start("worker")
         assert server.result(request_id) == b"x" * 1_000_000
-        names = [p.name for p in (tmp_path / "d" / "staging").glob(f"{request_id}*")]
+        names = [p.name for p in (tmp_path / "d" / "staging").rglob(f"{request_id}*")]
         assert names == [f"{request_id}-1.grib"], "handing back counts as no attempt"
 
 

@@ -1,20 +1,44 @@
 """The object store as a process of its own."""
 
+from polytope_server.asgi_server import serve
 from polytope_server.config.model import Config
-from polytope_server.config.staging import ObjectStoreSection
+from polytope_server.config.staging import LocalStagingSection, ObjectStoreSection
 from polytope_server.errors import ConfigurationError
-from polytope_server.object_store import run as serve
+from polytope_server.object_store.app import Application, create_app
+from polytope_server.staging.local import LocalStaging
+
+BACKEND = "polytope"
 
 
 def run(config: Config) -> None:
-    """Serve objects until SIGTERM.
+    """Serve until SIGTERM, then finish the transfers that are under way.
 
     Raises:
-        ConfigurationError: it cannot start.
+        ConfigurationError: it cannot start; or the staging is another one.
     """
     choice = config.staging
-    if choice is None or choice.name != "polytope":
+    if choice is None or choice.name != BACKEND:
         raise ConfigurationError(
-            "staging: must be 'polytope: {...}' for the object store, which serves that section"
+            "staging: the object store serves the staging back-end 'polytope', which is not the one "
+            "chosen here; for example staging: {polytope: {root_dir: /data, token: ${STORE_TOKEN}}}"
         )
-    serve(ObjectStoreSection.read(choice.options, where="staging.polytope"))
+    run_section(ObjectStoreSection.read(choice.options, where=f"staging.{BACKEND}"))
+
+
+def run_section(section: ObjectStoreSection) -> None:
+    """The same, from the section alone."""
+    directory = LocalStagingSection(root_dir=section.root_dir)
+    LocalStaging(directory)  # so that a mistake is told at once
+
+    def make_app() -> Application:
+        return create_app(section, LocalStaging(directory))
+
+    serve(
+        make_app,
+        bind_to=section.bind_to,
+        port=section.port,
+        max_connections=section.max_connections,
+        idle_timeout_s=section.idle_timeout,
+        graceful_timeout_s=section.graceful_timeout,
+        on_ready=None,
+    )

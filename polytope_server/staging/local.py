@@ -11,8 +11,10 @@ import errno
 import heapq
 import os
 import secrets
+import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -79,9 +81,16 @@ class LocalStaging:
         return self._objects / checked_name(name)[:_SHARD_CHARACTERS] / name
 
     def read(self, name: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        chunks = _chunks(self.path(name), name, offset=offset, length=length)
-        next(chunks)  # opens it
-        return chunks
+        return self.open(name).part(offset, length)
+
+    def open(self, name: str) -> "LocalReader":
+        """The same as `read`, before it is said which part.
+
+        Raises:
+            ObjectNotFound
+        """
+        with our_errors(name):
+            return LocalReader(self.path(name).open("rb", buffering=0), name)
 
     def stat(self, name: str) -> StoredObject:
         with our_errors(name):
@@ -149,6 +158,8 @@ class LocalStaging:
 class LocalUpload:
     """A file that becomes an object when it is whole. Enter it to begin; leaving it removes the file.
 
+    May be left while another thread still writes: that write is waited for, and any other refused.
+
     Args:
         partial: the file; on the same file system as the object.
         final: where the object will be.
@@ -156,7 +167,8 @@ class LocalUpload:
 
     def __init__(self, partial: Path, final: Path) -> None:
         self._partial, self._final = partial, final
-        self._descriptor = -1
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
 
     def __enter__(self) -> "LocalUpload":
         with our_errors():
@@ -171,18 +183,70 @@ class LocalUpload:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        os.close(self._descriptor)
+        with self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+            self._descriptor = None
         # after a commit it is not there any more
         with contextlib.suppress(OSError):
             self._partial.unlink()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        with our_errors():
-            write_all(self._descriptor, data)
+        with our_errors(), self._lock:
+            write_all(opened(self._descriptor), data)
 
     def commit(self) -> None:
-        with our_errors():
-            publish(self._descriptor, self._partial, self._final)
+        with our_errors(), self._lock:
+            publish(opened(self._descriptor), self._partial, self._final)
+
+
+class LocalReader:
+    """The bytes of an object as it was when this was made, in chunks. May be closed at any time."""
+
+    def __init__(self, file: FileIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._lock = threading.Lock()
+        self.status = os.fstat(file.fileno())
+        self._rest = self.status.st_size
+
+    def part(self, offset: int, length: int | None) -> "LocalReader":
+        """The same, of *length* bytes from *offset* on, or to the end."""
+        self._file.seek(offset)
+        after = max(0, self.status.st_size - offset)
+        self._rest = after if length is None else min(length, after)
+        return self
+
+    def __iter__(self) -> "LocalReader":
+        return self
+
+    def __next__(self) -> bytes:
+        with our_errors(), self._lock:
+            if self._rest == 0 or self._file.closed:
+                raise StopIteration
+            chunk = self._file.read(min(CHUNK_BYTES, self._rest))
+            if not chunk:
+                raise BackendUnavailable(f"staging: {self._name} has been cut off")
+            self._rest -= len(chunk)
+            return chunk
+
+    def close(self) -> None:
+        """Stop early; waits for a read that is going on."""
+        with self._lock:
+            self._file.close()
+
+    def __del__(self) -> None:
+        self._file.close()
+
+
+def opened(descriptor: int | None) -> int:
+    """The descriptor of an upload that is still open.
+
+    Raises:
+        BackendUnavailable: it is not.
+    """
+    if descriptor is None:
+        raise BackendUnavailable("staging: this upload is over")
+    return descriptor
 
 
 def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
@@ -212,22 +276,6 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _chunks(
-    path: Path, name: str, *, offset: int, length: int | None
-) -> Generator[bytes, None, None]:
-    """First nothing, once the file is open; then its bytes."""
-    with our_errors(name), path.open("rb", buffering=0) as file:
-        yield b""
-        file.seek(offset)
-        rest = length
-        while rest is None or rest > 0:
-            chunk = file.read(CHUNK_BYTES if rest is None else min(CHUNK_BYTES, rest))
-            if not chunk:
-                return
-            rest = None if rest is None else rest - len(chunk)
-            yield chunk
 
 
 def _stored(name: str, status: os.stat_result) -> StoredObject:

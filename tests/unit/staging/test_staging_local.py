@@ -1,0 +1,154 @@
+"""Staging in a directory."""
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polytope_server.config.staging import LocalStagingSection
+from polytope_server.errors import BackendUnavailable, ConfigurationError, StorageFull
+from polytope_server.registry import open_backend
+from polytope_server.staging import CHUNK_BYTES, Staging
+from polytope_server.staging.local import LocalStaging
+from polytope_server.testing.staging import MEDIA_TYPE, StagingContract, get, put
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "staging"
+
+
+@pytest.fixture
+def staging(root: Path) -> Staging:
+    made: Staging = open_backend("staging", "local", {"root_dir": str(root)})
+    return made
+
+
+class TestLocalStaging(StagingContract):
+    """The contract, kept by `LocalStaging`."""
+
+
+def files(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_nobody_else_may_look_into_the_directory(root: Path, staging: Staging) -> None:
+    put(staging, "a")
+    for path in (root, *root.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_a_directory_that_is_open_to_others_is_closed_inside(tmp_path: Path) -> None:
+    for name in ("", "objects", "uploads"):
+        (tmp_path / name).mkdir(mode=0o755, exist_ok=True)
+    LocalStaging(LocalStagingSection(root_dir=tmp_path))
+    assert {stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("objects", "uploads")} == {0o700}
+
+
+def test_a_root_that_is_a_file_is_the_operators_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="root_dir"):
+        LocalStaging(LocalStagingSection(root_dir=tmp_path / "file"))
+
+
+def test_ping_notices_that_the_directory_has_gone(root: Path, staging: Staging) -> None:
+    for directory in ("objects", "uploads"):
+        (root / directory).rmdir()
+    with pytest.raises(BackendUnavailable):
+        staging.ping()
+
+
+def test_links_are_the_frontends_business(staging: Staging) -> None:
+    put(staging, "a")
+    assert staging.url("a", download_name="a", media_type=MEDIA_TYPE, expires_s=60) is None
+
+
+def test_two_processes_share_one_directory(root: Path, staging: Staging) -> None:
+    put(staging, "a", b"from one")
+    other = LocalStaging(LocalStagingSection(root_dir=root))
+    assert get(other, "a") == b"from one"
+
+
+def test_a_killed_writer_leaves_one_file_that_is_removed_when_it_is_stale(
+    root: Path, staging: Staging
+) -> None:
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from polytope_server.staging.local import LocalStaging\n"
+        "staging = LocalStaging(LocalStaging.Config(root_dir=Path(sys.argv[1])))\n"
+        "with staging.create('a', media_type='') as upload:\n"
+        "    upload.write(b'x' * 3000000)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(root)], check=False)
+    assert ended.returncode == -9
+    (left,) = files(root)
+    assert staging.list("") == []
+    assert staging.remove_stale_uploads(age_s=60) == 0
+    os.utime(left, (0, 0))
+    assert staging.remove_stale_uploads(age_s=60) == 1
+    assert files(root) == []
+
+
+def test_a_full_disk_is_said_to_be_full_and_nothing_is_left(root: Path, staging: Staging) -> None:
+    """A limit on the size of files stands in for a full disk: the same path, another error number."""
+    program = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from polytope_server.errors import StorageFull\n"
+        "from polytope_server.staging.local import LocalStaging\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "staging = LocalStaging(LocalStaging.Config(root_dir=Path(sys.argv[1])))\n"
+        "try:\n"
+        "    with staging.create('a', media_type='') as upload:\n"
+        "        for _ in range(3):\n"
+        "            upload.write(b'x' * 1000000)\n"
+        "        upload.commit()\n"
+        "except StorageFull as exc:\n"
+        "    sys.exit(41)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(root)], check=False)
+    assert ended.returncode == 41
+    assert files(root) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_no_space_left_is_storage_full() -> None:
+    from polytope_server.staging.local import our_errors, write_all
+
+    with (
+        Path("/dev/full").open("wb", buffering=0) as full,
+        pytest.raises(StorageFull, match=os.strerror(errno.ENOSPC)),
+        our_errors(),
+    ):
+        write_all(full.fileno(), b"x" * CHUNK_BYTES)
+
+
+def test_an_upload_may_be_left_while_another_thread_writes(root: Path, staging: Staging) -> None:
+    import threading
+
+    refused = threading.Event()
+
+    def write() -> None:
+        try:
+            while True:
+                upload.write(b"x" * CHUNK_BYTES)
+        except BackendUnavailable:
+            refused.set()
+
+    writer = threading.Thread(target=write)
+    with staging.create("a", media_type=MEDIA_TYPE) as upload:
+        writer.start()
+    writer.join(20)
+    assert refused.is_set()
+    assert files(root) == []
+
+
+def test_stray_files_among_the_uploads_do_no_harm(root: Path, staging: Staging) -> None:
+    (root / "uploads" / "stray").touch()
+    put(staging, "a")
+    assert [each.name for each in staging.list("")] == ["a"]

@@ -51,8 +51,9 @@ _SWEEP_S: Final = 1.0
 _HEARTBEAT_S: Final = 60
 """An event loop that stands still for so long is killed and replaced."""
 _FORCED_S: Final = 5.0
-_IN_USE_S: Final = 5.0
 """From the end of the grace to SIGKILL."""
+_IN_USE_S: Final = 5.0
+"""How long a port that is in use may become free."""
 _SPARE_FILES: Final = 256
 _FILES_PER_CONNECTION: Final = 3
 

@@ -184,12 +184,6 @@ class RequestStore(Protocol):
     ) -> Sequence[Staged]:
         """Results of finished requests, least recently modified first, after (modified_at, id)."""
 
-    def object_names_in_use(self, names: Collection[str]) -> Collection[str]:
-        """Those of *names* that a request owns as its result or input."""
-
-    def active_ids(self, ids: Collection[str]) -> Collection[str]:
-        """Those of *ids* whose requests are unfinished, and may own objects not announced yet."""
-
     def forget_input(self, request_id: str, data: DataObject) -> None:
         """The uploaded data of a request are gone from staging: leaves its name empty.
 

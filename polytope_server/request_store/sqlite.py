@@ -35,7 +35,6 @@ CREATE TABLE requests (
     lease_expires_at REAL,
     bytes_staged INTEGER NOT NULL DEFAULT 0,
     result TEXT,
-    result_name TEXT,
     input TEXT,
     input_name TEXT,
     turn INTEGER NOT NULL DEFAULT 0,
@@ -54,8 +53,6 @@ CREATE INDEX by_status ON requests (status, id)
     WHERE status IN ('uploading', 'waiting', 'queued', 'processing');
 CREATE INDEX finished ON requests (modified_at, id) WHERE status IN ('processed', 'failed');
 CREATE INDEX finished_by_id ON requests (id, modified_at) WHERE status IN ('processed', 'failed');
-CREATE INDEX by_result ON requests (result_name) WHERE result_name IS NOT NULL;
-CREATE INDEX by_input ON requests (input_name) WHERE input_name IS NOT NULL;
 CREATE TABLE dispatched (collection TEXT PRIMARY KEY, turn INTEGER NOT NULL);
 CREATE TABLE positions (collection TEXT PRIMARY KEY, ids TEXT NOT NULL);
 CREATE TABLE posts (post TEXT PRIMARY KEY, holder TEXT NOT NULL, expires_at REAL NOT NULL);
@@ -74,7 +71,6 @@ UPDATE requests SET
     lease_expires_at = CASE WHEN :target = 'processing' THEN :lease_expires_at END,
     bytes_staged = CASE WHEN :target = 'processing' THEN 0 ELSE bytes_staged END,
     result = coalesce(:result, result),
-    result_name = coalesce(:result_name, result_name),
     input = coalesce(:input, input),
     input_name = coalesce(:input_name, input_name)
 WHERE id = :id AND status = :source
@@ -251,7 +247,6 @@ class SqliteRequestStore:
                 "attempt": lease.attempt if lease else None,
                 "lease_expires_at": now + step.lease_s,
                 "result": _object_text(step.result),
-                "result_name": step.result.name if step.result else None,
                 "input": _object_text(step.input),
                 "input_name": step.input.name if step.input else None,
             },
@@ -462,29 +457,6 @@ class SqliteRequestStore:
             for row in rows
             for data in (json.loads(row["result"]),)
         ]
-
-    def object_names_in_use(self, names: Collection[str]) -> Collection[str]:
-        used: set[str] = set()
-        for page in _pages(names):
-            for column in ("result_name", "input_name"):
-                used.update(
-                    self._column(
-                        f"SELECT {column} FROM requests WHERE {column} IN ({_marks(page)})", page
-                    )
-                )
-        return used
-
-    def active_ids(self, ids: Collection[str]) -> Collection[str]:
-        found: set[str] = set()
-        for page in _pages(ids):
-            found.update(
-                self._column(
-                    "SELECT id FROM requests WHERE status IN"
-                    f" ('uploading', 'waiting', 'queued', 'processing') AND id IN ({_marks(page)})",
-                    page,
-                )
-            )
-        return found
 
     def forget_input(self, request_id: str, data: DataObject) -> None:
         with self._database.transaction() as db:

@@ -514,16 +514,6 @@ class RequestStoreContract:
         assert first[0].id == done[0].id
         assert first[0].size_bytes == 10
 
-    def test_names_in_use_are_those_of_results_and_inputs(self, store: RequestStore) -> None:
-        finish(store, start(store, store.add(new_request())), result=an_object("out"))
-        up = store.add(new_request(status=Status.UPLOADING))
-        store.apply(
-            Step(id=up.id, source=Status.UPLOADING, target=Status.WAITING, input=an_object("in"))
-        )
-        names = ["out", "in", *(f"x{i}" for i in range(1500))]
-        assert set(store.object_names_in_use(names)) == {"out", "in"}
-        assert set(store.active_ids([up.id, "nobody"])) == {up.id}
-
     def test_a_shared_secret_is_made_once(self, store: RequestStore) -> None:
         secrets = _race(8, lambda number: store.shared_secret("k", f"proposal {number}"))
         assert len(set(secrets)) == 1

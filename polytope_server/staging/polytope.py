@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from tenacity import (
     Retrying,
     retry_if_exception_type,
-    stop_after_attempt,
+    stop_after_delay,
     wait_random_exponential,
 )
 
@@ -34,8 +34,10 @@ from polytope_server.staging.wire import (
 T = TypeVar("T")
 
 _CONNECT_S: Final = 5.0
-_ATTEMPTS: Final = 5
-_LONGEST_PAUSE_S: Final = 2.0
+_PATIENCE_S: Final = 2.0
+_UPLOAD_PATIENCE_S: Final = 15.0
+"""Enough for the store to be started again, so that what has been sent is not lost."""
+_LONGEST_PAUSE_S: Final = 1.0
 _CONNECTIONS: Final = 64
 _LONGEST_MESSAGE: Final = 2000
 _BROKEN: Final = (
@@ -71,7 +73,7 @@ class ObjectStoreStaging:
         self._session.mount("https://", adapter)
 
     def ping(self) -> None:
-        self._page(limit=0)
+        self.json("GET", "", params={"limit": 0}, patience_s=0.0)
 
     def create(self, name: str, *, media_type: str) -> "RemoteUpload":  # noqa: ARG002
         """The media type is not kept: it is in the links, or the frontend knows it."""
@@ -148,11 +150,13 @@ class ObjectStoreStaging:
         headers: Mapping[str, str] | None = None,
         stream: bool = False,
         also: Sequence[int] = (),
+        patience_s: float = _PATIENCE_S,
     ) -> requests.Response:
         """One call, again if the store is away for a moment; so it must do no harm twice.
 
         Args:
             also: statuses that are answers as well.
+            patience_s: no attempt begins later.
 
         Raises:
             ObjectNotFound, StorageFull, BackendUnavailable
@@ -181,7 +185,7 @@ class ObjectStoreStaging:
             with contextlib.closing(response):
                 raise _refusal(response, path)
 
-        return _patiently(attempt)
+        return _patiently(attempt, patience_s=patience_s)
 
 
 class RemoteUpload:
@@ -209,7 +213,7 @@ class RemoteUpload:
             if self._upload and not self._is_over:
                 # if the store is away, `remove_stale_uploads` has it later
                 with contextlib.suppress(BackendUnavailable):
-                    self._store.call("DELETE", f"uploads/{self._upload}")
+                    self._store.call("DELETE", f"uploads/{self._upload}", patience_s=0.0)
             self._is_over = True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -243,7 +247,9 @@ class RemoteUpload:
 
     def _call(self, method: str, **options: Any) -> None:
         try:
-            self._store.call(method, f"uploads/{self._upload}", **options)
+            self._store.call(
+                method, f"uploads/{self._upload}", patience_s=_UPLOAD_PATIENCE_S, **options
+            )
         except ObjectNotFound as exc:
             # also what a second attempt finds if the first one's answer was lost
             raise BackendUnavailable(
@@ -282,11 +288,11 @@ class RemoteReader:
             self._response.close()
 
 
-def _patiently(attempt: Callable[[], T]) -> T:
+def _patiently(attempt: Callable[[], T], *, patience_s: float) -> T:
     return Retrying(
         retry=retry_if_exception_type(_Away),
         wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_PAUSE_S),
-        stop=stop_after_attempt(_ATTEMPTS),
+        stop=stop_after_delay(patience_s),
         reraise=True,
     )(attempt)
 

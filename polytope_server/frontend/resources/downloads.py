@@ -39,9 +39,7 @@ class Downloads:
         self._authentication = authentication
         self._staging, self._threads = staging, threads
 
-    async def on_get(
-        self, req: HttpRequest, resp: Response, first: str, second: str = ""
-    ) -> None:
+    async def on_get(self, req: HttpRequest, resp: Response, first: str, second: str = "") -> None:
         request_id = second or first
         request = await self._found(req, resp, request_id)
         if request.status is not Status.PROCESSED:

@@ -243,6 +243,22 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 
+def _at_once(scope: Message, receive: Receive) -> Receive:
+    """Let the application look at a request before its body comes: it may refuse it unread.
+
+    Falcon does nothing before the first event, and gunicorn sends none before there is some body.
+    """
+    names = {name for name, value in scope.get("headers", ()) if value != b"0"}
+    if not names & {b"content-length", b"transfer-encoding"}:
+        return receive
+    first: list[Message] = [{"type": "http.request", "body": b"", "more_body": True}]
+
+    async def receive_at_once() -> Message:
+        return first.pop() if first else await receive()
+
+    return receive_at_once
+
+
 class _ClientGone(ConnectionError):
     """Ends an answer that nobody takes any more."""
 
@@ -265,7 +281,9 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
         super().connection_lost(exc)
-        self._request_ready.set()  # or its task waits for another request
+        # or its task waits for another request, or for the client to take what was written
+        self._request_ready.set()
+        self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
         self._connections.reads(self)
@@ -288,7 +306,7 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
             await send(message)
 
         with suppress(_ClientGone):
-            await self._asgi(scope, receive, send_to_somebody)
+            await self._asgi(scope, _at_once(scope, receive), send_to_somebody)
 
     def close(self) -> None:
         """Close it when what has been written is sent."""

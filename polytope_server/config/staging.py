@@ -61,7 +61,7 @@ class ObjectStoreSection(Section):
     token: Annotated[Secret, Field(min_length=16)]
     """Shared by the store and its users; also signs the links."""
     timeout: Annotated[Duration, Field(ge=0.1, le=3600)] = 30.0
-    """How long one answer of the store may take."""
+    """How long the store may take to answer, or to come back while something is uploaded."""
     bind_to: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1)] = "127.0.0.1"
     """Where the store listens."""
     root_dir: Path = Path("/data")

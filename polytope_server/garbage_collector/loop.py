@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from polytope_server.config.model import GarbageCollectorSection
 from polytope_server.errors import BackendUnavailable
@@ -12,13 +13,16 @@ from polytope_server.lifecycle import Stop
 from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue, Topic
-from polytope_server.request import DataObject, Request, Status, Step
-from polytope_server.request_store import RequestStore, Staged
+from polytope_server.request import Request, Status, Step
+from polytope_server.request_store import Forgotten, RequestStore, Staged
 from polytope_server.staging import Staging, StoredObject
 
 logger = logging.getLogger(__name__)
 
 _PAGE = 500
+"""Ids, names and the like that are held at once."""
+_RECORDS = 25
+"""Whole requests that are held at once: each may be as long as a frontend accepts."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +51,7 @@ class Collector:
     behind if we die in between belongs to no request, and so goes with a later pass.
 
     Args:
-        say: told of each thing that is, or in a dry run would be, removed.
+        say: told, one line each, of what a dry run would remove.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class Collector:
         while not stop.requested:
             begin = time.monotonic()
             try:
-                report = self.collect()
+                report = self.collect(stop=stop)
             except BackendUnavailable as exc:
                 logger.warning("a back-end is away; trying again later", extra={"cause": str(exc)})
             except Exception:
@@ -80,46 +84,68 @@ class Collector:
                 logger.log(level, "collected", extra={"report": str(report), "seconds": seconds})
             stop.wait(self._settings.interval)
 
-    def collect(self, *, dry_run: bool = False) -> Report:
-        """One pass.
+    def collect(self, *, dry_run: bool = False, stop: Stop | None = None) -> Report:
+        """One pass, or as much of it as there is time for before the end is asked for.
 
         Raises:
             BackendUnavailable: one is away; what was done until then is done.
         """
+        stop = stop or Stop()
         report = Report()
-        self._old_requests(report, dry_run=dry_run)
-        self._stale_uploads(report, dry_run=dry_run)
-        total_bytes = self._objects(report, dry_run=dry_run)
-        self._surplus(report, total_bytes, dry_run=dry_run)
-        if not dry_run:
+        before = self._store.now() - self._settings.age
+        old_bytes = self._old_requests(report, before, stop, dry_run=dry_run)
+        self._stale_uploads(report, stop, dry_run=dry_run)
+        total_bytes = self._objects(report, before, stop, dry_run=dry_run)
+        if dry_run:
+            total_bytes -= old_bytes  # they are still there
+        if not stop.requested:
+            self._surplus(report, total_bytes, before, stop, dry_run=dry_run)
+        if not stop.requested and not dry_run:
             self._staging.remove_stale_uploads(age_s=self._settings.dangling_age)
         return report
 
     # --- requests
 
-    def _old_requests(self, report: Report, *, dry_run: bool) -> None:
-        before = self._store.now() - self._settings.age
+    def _old_requests(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> int:
+        """Remove requests that finished before then; how many bytes their data had."""
+        size_bytes = 0
         after = ""
-        while ids := self._store.finished_before(before, after=after, limit=_PAGE):
+        while not stop.requested:
+            ids = self._store.finished_before(before, after=after, limit=_PAGE)
+            if not ids:
+                break
             after = ids[-1]
-            for request_id in ids:
-                if dry_run:
-                    self._say(f"would remove request {request_id}: finished and old")
-                    report.old += 1
-                elif request := self._store.remove_if_finished(request_id, not_after=before):
-                    report.old += 1
-                    report.size_bytes += self._remove_data(request, why="finished and old")
+            for gone in self._forget(ids, not_after=before, dry_run=dry_run):
+                report.old += 1
+                size_bytes += self._remove_data(gone, why="finished and old", dry_run=dry_run)
+        report.size_bytes += size_bytes
+        return size_bytes
 
-    def _stale_uploads(self, report: Report, *, dry_run: bool) -> None:
+    def _forget(
+        self, ids: Sequence[str], *, not_after: float, dry_run: bool
+    ) -> Iterator[Forgotten]:
+        """Remove the records, all of them before any data; in a dry run only say which they are."""
+        if not dry_run:
+            yield from self._store.remove_if_finished(ids, not_after=not_after)
+            return
+        for start in range(0, len(ids), _RECORDS):
+            for request in self._store.get_many(ids[start : start + _RECORDS]).values():
+                objects = [data for data in (request.result, request.input) if data and data.name]
+                yield Forgotten(id=request.id, user=request.user, objects=objects)
+
+    def _stale_uploads(self, report: Report, stop: Stop, *, dry_run: bool) -> None:
         before = self._store.now() - self._settings.upload_age
         hours = self._settings.upload_age / 3600
         after = ""
-        while page := self._store.unfinished_before(
-            before, status=Status.UPLOADING, after=after, limit=_PAGE
-        ):
+        while not stop.requested:
+            page = self._store.unfinished_before(
+                before, status=Status.UPLOADING, after=after, limit=_RECORDS
+            )
+            if not page:
+                return
             after = page[-1].id
-            report.stale_uploads += len(page)
             if dry_run:
+                report.stale_uploads += len(page)
                 for request in page:
                     self._say(f"would fail request {request.id}: its data never came")
                 continue
@@ -130,6 +156,7 @@ class Collector:
             ]
             for failed in self._store.apply_each(steps):
                 if failed is not None:
+                    report.stale_uploads += 1
                     with log_context(request_id=failed.id, user=failed.user.username):
                         logger.info("failed: its data never came")
                     self._metrics.request_entered(
@@ -137,39 +164,44 @@ class Collector:
                     )
                     self._queue.hint(Topic.CHANGED, failed.id)
 
-    def _surplus(self, report: Report, total_bytes: int, *, dry_run: bool) -> None:
+    def _surplus(
+        self, report: Report, total_bytes: int, before: float, stop: Stop, *, dry_run: bool
+    ) -> None:
         too_much = surplus(
-            self._results(), total_bytes=total_bytes, limit_bytes=self._settings.threshold
+            self._results(before), total_bytes=total_bytes, limit_bytes=self._settings.threshold
         )
-        for staged in too_much:
-            why = "the oldest, and results take more than the threshold"
-            if dry_run:
-                self._say(f"would remove request {staged.id}, {staged.size_bytes} bytes: {why}")
+        why = "the oldest, and results take more than the threshold"
+        while not stop.requested and (batch := list(islice(too_much, _PAGE))):
+            ids = [staged.id for staged in batch]
+            for gone in self._forget(ids, not_after=batch[-1].modified_at, dry_run=dry_run):
                 report.surplus += 1
-                report.size_bytes += staged.size_bytes
-            elif request := self._store.remove_if_finished(staged.id, not_after=staged.modified_at):
-                report.surplus += 1
-                report.size_bytes += self._remove_data(request, why=why)
+                report.size_bytes += self._remove_data(gone, why=why, dry_run=dry_run)
 
-    def _results(self) -> Iterator[Staged]:
-        after = (0.0, "")
+    def _results(self, since: float) -> Iterator[Staged]:
+        """All but those that are old, for these are gone, or in a dry run counted already."""
+        after = (since, "")
         while page := self._store.results(after=after, limit=_PAGE):
             after = (page[-1].modified_at, page[-1].id)
             yield from page
 
     # --- objects
 
-    def _objects(self, report: Report, *, dry_run: bool) -> int:
+    def _objects(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> int:
         """Remove objects that nobody needs; how many bytes all the others of ours take."""
         total_bytes = 0
         now = self._store.now()
         after = ""
-        while page := self._staging.list("", after=after, limit=_PAGE):
+        while not stop.requested:
+            page = self._staging.list("", after=after, limit=_PAGE)
+            if not page:
+                break
             after = page[-1].name
             known = list(ours(page))
             total_bytes += sum(each.object.size_bytes for each in known)
             candidates = list(old_enough(known, now=now, age_s=self._settings.dangling_age))
             for each, request in self._expendable(candidates):
+                if dry_run and request is not None and request.modified_at < before:
+                    continue  # counted with its request
                 total_bytes -= each.object.size_bytes
                 report.size_bytes += each.object.size_bytes
                 if request is None:
@@ -177,20 +209,22 @@ class Collector:
                     self._remove_object(each.object, "belongs to no request", dry_run=dry_run)
                 else:
                     report.inputs += 1
-                    self._remove_object(each.object, "its request is finished", dry_run=dry_run)
                     if not dry_run and request.input is not None:
                         self._store.forget_input(request.id, request.input)
+                    self._remove_object(each.object, "its request is finished", dry_run=dry_run)
         return total_bytes
 
     def _expendable(self, candidates: list[Ours]) -> Iterator[tuple[Ours, Request | None]]:
         """Objects of no request, and uploads of finished requests, which come with theirs.
 
-        An unfinished request may own more than it has announced.
+        An unfinished request may own more than it has announced, and is not asked whether it does. Status
+        and names are read at once: a request that finishes meanwhile is seen before, or with its result.
         """
-        if not candidates:
-            return
-        ids = {each.request_id for each in candidates}
-        requests = self._store.get_many(ids)
+        for start in range(0, len(candidates), _RECORDS):
+            yield from self._expendable_of(candidates[start : start + _RECORDS])
+
+    def _expendable_of(self, candidates: list[Ours]) -> Iterator[tuple[Ours, Request | None]]:
+        requests = self._store.get_many({each.request_id for each in candidates})
         for each in candidates:
             request = requests.get(each.request_id)
             if request is None:
@@ -202,16 +236,18 @@ class Collector:
                 elif request.result is None or request.result.name != name:
                     yield each, None
 
-    def _remove_data(self, request: Request, *, why: str) -> int:
+    def _remove_data(self, gone: Forgotten, *, why: str, dry_run: bool) -> int:
         """Remove the data of a request whose record is gone; how many bytes they had."""
-        self._queue.hint(Topic.CHANGED, request.id)
-        found: list[DataObject] = [d for d in (request.result, request.input) if d and d.name]
-        for data in found:
+        size_bytes = sum(data.size_bytes for data in gone.objects)
+        if dry_run:
+            self._say(f"would remove request {gone.id}, {size_bytes} bytes: {why}")
+            return size_bytes
+        for data in gone.objects:
             self._staging.delete(data.name)
-        size = sum(data.size_bytes for data in found)
-        with log_context(request_id=request.id, user=request.user.username):
-            logger.info("removed", extra={"why": why, "bytes": size})
-        return size
+        self._queue.hint(Topic.CHANGED, gone.id)
+        with log_context(request_id=gone.id, user=gone.user.username):
+            logger.info("removed", extra={"why": why, "bytes": size_bytes})
+        return size_bytes
 
     def _remove_object(self, stored: StoredObject, why: str, *, dry_run: bool) -> None:
         if dry_run:

@@ -11,7 +11,7 @@ from polytope_server.staging import StoredObject
 
 _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _SUFFIX: Final = "|".join(re.escape(suffix) for suffix in sorted(set(EXTENSIONS.values())))
-_RESULT = re.compile(rf"({_UUID})-[0-9]{{1,9}}(?:{_SUFFIX})", re.ASCII)
+_RESULT = re.compile(rf"({_UUID})-[1-9][0-9]{{0,8}}(?:{_SUFFIX})", re.ASCII)
 _INPUT = re.compile(rf"({_UUID})-in-[0-9a-f]{{32}}\.bin", re.ASCII)
 
 

@@ -29,7 +29,7 @@ def run(config: Config, *, once: bool = False, dry_run: bool = False) -> None:
         store=store, staging=staging, queue=queue, settings=settings, metrics=metrics, say=_print
     )
     if once or dry_run:
-        _print(str(collector.collect(dry_run=dry_run)))
+        _print(str(collector.collect(dry_run=dry_run, stop=stop)))
         return
     checks = {"request_store": store.ping, "staging": staging.ping}
     with listening(settings.health_bind_to, settings.health_port, checks, metrics):

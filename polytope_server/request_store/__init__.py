@@ -27,6 +27,15 @@ class Staged:
     modified_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """A request that is not stored any more, and the objects that staging may hold of it."""
+
+    id: str
+    user: User
+    objects: Sequence[DataObject]
+
+
 class RequestStore(Protocol):
     """The only truth about requests. Every method is one atomic operation, durable on return.
 
@@ -97,8 +106,12 @@ class RequestStore(Protocol):
             RequestNotFound: it is gone, somebody else's, or finished although it must not be.
         """
 
-    def remove_if_finished(self, request_id: str, *, not_after: float) -> Request | None:
-        """Forget a request if it is finished and was last modified at or before `not_after`."""
+    def remove_if_finished(self, ids: Collection[str], *, not_after: float) -> Sequence[Forgotten]:
+        """Forget those of *ids* that are finished and were last modified at or before `not_after`.
+
+        Returns what this call has removed, in any order. Not all-or-nothing: a failure may leave any
+        of them removed.
+        """
 
     # --- a user's own
 

@@ -59,6 +59,7 @@ class ObjectStoreStaging:
     def __init__(self, config: ObjectStoreSection) -> None:
         self._base = _base(config)
         self._timeout = (min(_CONNECT_S, config.timeout), config.timeout)
+        self.upload_patience_s = min(_UPLOAD_PATIENCE_S, config.timeout)
         token = config.token.get_secret_value()
         self._links = SignedLinks(signing_key(token))
         self._url = config.url
@@ -248,7 +249,10 @@ class RemoteUpload:
     def _call(self, method: str, **options: Any) -> None:
         try:
             self._store.call(
-                method, f"uploads/{self._upload}", patience_s=_UPLOAD_PATIENCE_S, **options
+                method,
+                f"uploads/{self._upload}",
+                patience_s=self._store.upload_patience_s,
+                **options,
             )
         except ObjectNotFound as exc:
             # also what a second attempt finds if the first one's answer was lost

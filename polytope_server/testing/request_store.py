@@ -363,11 +363,40 @@ class RequestStoreContract:
 
     def test_the_collector_removes_only_what_is_finished_and_old(self, store: RequestStore) -> None:
         waiting = store.add(new_request())
-        done = finish(store, start(store, store.add(new_request())))
-        assert store.remove_if_finished(waiting.id, not_after=store.now()) is None
-        assert store.remove_if_finished(done.id, not_after=done.modified_at - 1) is None
-        assert store.remove_if_finished(done.id, not_after=done.modified_at) == done
-        assert store.remove_if_finished(done.id, not_after=done.modified_at) is None
+        done = finish(store, start(store, store.add(new_request())), result=an_object("o"))
+        _until(lambda: store.now() > done.modified_at + 0.01)
+        later = finish(store, start(store, store.add(new_request())))
+        ids = [waiting.id, done.id, later.id, "nobody"]
+        assert list(store.remove_if_finished(ids, not_after=done.modified_at - 1)) == []
+        assert list(store.remove_if_finished([], not_after=store.now())) == []
+        (gone,) = store.remove_if_finished(ids, not_after=done.modified_at)
+        assert (gone.id, gone.user, list(gone.objects)) == (done.id, JOE, [an_object("o")])
+        assert set(store.get_many(ids)) == {waiting.id, later.id}
+        assert [g.id for g in store.remove_if_finished(ids, not_after=store.now())] == [later.id]
+        assert set(store.get_many(ids)) == {waiting.id}
+
+    def test_the_collector_is_told_what_objects_the_removed_had(self, store: RequestStore) -> None:
+        kept, forgotten = an_object("kept-in"), an_object("forgotten-in")
+        ids = []
+        for data in (kept, forgotten):
+            request = store.add(new_request(status=Status.UPLOADING, verb=Verb.ARCHIVE))
+            store.apply(
+                Step(id=request.id, source=Status.UPLOADING, target=Status.WAITING, input=data)
+            )
+            finish(store, start(store, request), result=an_object(f"{data.name}-out"))
+            ids.append(request.id)
+        store.forget_input(ids[1], forgotten)
+        others = [f"x{i}" for i in range(1500)]
+        gone = store.remove_if_finished([*others, *ids], not_after=store.now())
+        assert {g.id: {data.name for data in g.objects} for g in gone} == {
+            ids[0]: {"kept-in", "kept-in-out"},
+            ids[1]: {"forgotten-in-out"},
+        }
+
+    def test_of_many_collectors_one_removes_a_request(self, store: RequestStore) -> None:
+        ids = [finish(store, start(store, store.add(new_request()))).id for _ in range(20)]
+        gone = _race(6, lambda _: store.remove_if_finished(ids, not_after=store.now()))
+        assert sorted(one.id for each in gone for one in each) == ids
 
     # --- a user's own
 

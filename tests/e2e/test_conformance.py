@@ -642,6 +642,18 @@ def test_too_much_is_413(server: Deployment) -> None:
         assert b" 413 " in connection.recv(100)
 
 
+def test_a_refusal_reaches_a_client_that_is_still_sending(server: Deployment) -> None:
+    data = b"x" * 30_000_000
+    for path, user, status in (
+        ("/uploads/nobody", "joe", 404),
+        ("/requests/c1", "joe", 413),
+        ("/uploads/nobody", None, 401),
+    ):
+        headers = {"Content-Type": "application/json", "X-Checksum": "0" * 32}
+        response = server.call("POST", path, user=user, data=data, headers=headers)
+        assert response.status_code == status
+
+
 def test_an_archive_from_a_url_is_refused(server: Deployment) -> None:
     body = {"verb": "archive", "request": {"class": "rd"}, "url": "http://169.254.169.254/"}
     response = post(server, "c1", body)

@@ -1,5 +1,6 @@
 """Sections of the staging back-ends."""
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Final
@@ -10,9 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from polytope_server.config.section import Duration, Secret, Section, Size, Text, Whole
 
 _MIB: Final = 1 << 20
-_HOST: Final = re.compile(
-    r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f]*:[0-9A-Fa-f:.]+", re.ASCII
-)
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
 def _url(value: str) -> str:
@@ -36,11 +35,21 @@ def _url(value: str) -> str:
 
 def _client_host(value: str) -> str:
     """Where to connect; a host with ``http://`` or ``https://`` before it, or without for http."""
-    scheme, separator, rest = value.partition("://")
-    host = rest if separator else value
-    if (separator and scheme not in ("http", "https")) or not _HOST.fullmatch(host.rstrip("/")):
+    scheme, separator, rest = value.rstrip("/").partition("://")
+    host = rest if separator else scheme
+    if (separator and scheme not in ("http", "https")) or not _is_host(host):
         raise ValueError("a host name or address such as object-store, with https:// for TLS")
     return value.rstrip("/")
+
+
+def _is_host(host: str) -> bool:
+    if _HOST_NAME.fullmatch(host):
+        return True
+    try:
+        ipaddress.IPv6Address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 class LocalStagingSection(Section):

@@ -56,13 +56,16 @@ def test_a_token_is_in_no_representation() -> None:
         ("store", "http://store:8000"),
         ("https://store.example.org", "https://store.example.org:8000"),
         ("::1", "http://[::1]:8000"),
+        ("https://[fe80::1]/", "https://[fe80::1]:8000"),
     ],
 )
 def test_hosts_are_written_in_several_ways(host: str, base: str) -> None:
     assert client(host=host)._base == base
 
 
-@pytest.mark.parametrize("host", ["", "a b", "ftp://store", "store/path", "user@store", "store:99"])
+@pytest.mark.parametrize(
+    "host", ["", "a b", "ftp://store", "store/path", "user@store", "store:99", "ab:99"]
+)
 def test_hosts_that_are_none_are_refused(host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"staging\.polytope\.host"):
         client(host=host)

@@ -60,13 +60,14 @@ class Downloads:
                 raise
             await self._authentication.identify(req, resp)
             return await self._polls.own(req.context.user, request_id)
-        bind_context(request_id=request_id)
         try:
-            return await self._reader.get(request_id)
+            request = await self._reader.get(request_id)
         except RequestNotFound as exc:
             raise ResultGone(
                 "The result of this request has been removed; submit it again."
             ) from exc
+        bind_context(request_id=request_id, user=request.user.username)
+        return request
 
     async def _send(
         self, req: HttpRequest, resp: Response, request: Request, data: DataObject

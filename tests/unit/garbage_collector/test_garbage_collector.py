@@ -53,8 +53,8 @@ def collect(
 ) -> Collect:
     def collect(*, dry_run: bool = False, **ages: float) -> Report:
         given = {"age": 3600, "dangling_age": 3600, "upload_age": 3600, **ages}
-        section = GarbageCollectorSection.model_construct(
-            **{"interval": 1.0, "threshold": 10**12, **given}
+        section = GarbageCollectorSection().model_copy(  # not checked: ages below a second
+            update={"interval": 1.0, "threshold": 10**12, **given}
         )
         return Collector(
             store=store,

@@ -1,24 +1,45 @@
 """Collections: who may use them, how much at once, and which datasource takes a request."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, Final, Protocol, Self
 
 from polytope_server.config.builtin import section_of
 from polytope_server.config.model import CoercionSection, CollectionSection, Config, LimitsSection
 from polytope_server.config.section import DatasourceSection
 from polytope_server.errors import ConfigurationError, InvalidRequest, NotSupported
 from polytope_server.language import rules
-from polytope_server.language.coercion import coerce, coerce_key, joined
+from polytope_server.language.coercion import Canonical, coerce, coerce_key, joined
+from polytope_server.language.keys import FEATURE, PATHS, abbreviated, key_name
 from polytope_server.language.options import CoercionOptions
-from polytope_server.language.roles import Roles
+from polytope_server.language.roles import Roles, roles_of
+from polytope_server.language.showing import shown
 from polytope_server.language.text import Parsed
 from polytope_server.request import Verb
 from polytope_server.user import User
 
-Traits = Callable[[str], type[DatasourceSection] | None]
-"""From a type of datasources to the class of its options; None if it is not there (yet)."""
+_SAFE = re.compile(r"[A-Za-z0-9_.~+:*@%()/ -]+", re.ASCII)
+"""Of texts that go into a MARS request, where nothing else may begin a new key or value."""
+_NOBODYS: Final = "it is not available on this server"
+
+
+class Traits(Protocol):
+    """What kinds of requests a type of datasources takes; see `config.section.DatasourceSection`."""
+
+    @property
+    def verbs(self) -> frozenset[Verb]: ...
+    @property
+    def takes_feature(self) -> bool: ...
+    @property
+    def takes_free_text(self) -> bool: ...
+
+
+FindTraits = Callable[[str], Traits | None]
+"""From a type of datasources; None if it is not there (yet)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +53,7 @@ class Limits:
     def for_user(self, user: User) -> int:
         """0 is no limit. The largest of the user's roles replaces `per_user`, even by less."""
         by_role = self.per_role.get(user.realm, {})
-        return max((by_role.get(role, 0) for role in user.roles), default=0) or self.per_user
+        return max((by_role.get(role, 0) for role in roles_of(user)), default=0) or self.per_user
 
     @classmethod
     def of(cls, section: LimitsSection) -> Self:
@@ -41,7 +62,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routed:
-    """Who takes a request, and in what form: text values, lists joined, ``feature`` a mapping."""
+    """Who takes a request, and in what form: all values are text, but ``feature`` is a mapping.
+
+    Lists are joined. The form of free text is empty. Only datasources that are given features, or
+    that read the user's own text, get other mappings.
+    """
 
     datasource: str
     request: Mapping[str, Any]
@@ -51,58 +76,85 @@ class Routed:
 class DatasourceRule:
     """A datasource of one collection: what it takes, and what it is opened with.
 
-    Defaults and patches are as written, though known to be good: dates in them may be relative.
+    Defaults and patches are as they were written, known to be good: dates in them may be relative.
     """
 
     name: str
+    """Its own in the collection, and the same in all processes."""
     label: str
     kind: str
     options: Mapping[str, Any]
-    section: type[DatasourceSection] | None
+    traits: Traits | None
     roles: Roles
     defaults: Mapping[str, Any]
     rules: Sequence[rules.Rule]
     patch: Mapping[str, Any]
     coercion: CoercionOptions
 
+    def is_open_to(self, user: User) -> bool:
+        """Whether the user may use it at all; without roles everybody may."""
+        return self.roles.is_empty or self.roles.has(user)
+
     def refusals(
-        self, user: User, verb: Verb, request: Mapping[str, Any] | None, now: datetime
-    ) -> list[str]:
-        """Why it does not take a coerced request (None: free text), each reason; none if it does."""
-        if not self.roles.is_empty and not self.roles.has(user):
-            return ["you are not authorised for it"]
-        if self.section is None:
-            return ["it is not available on this server"]
-        if verb not in self.section.verbs:
-            return [f"it does not {verb}"]
-        if request is None:
-            if self.section.takes_free_text:
-                return []
-            return ["it needs keys and values, such as 'class: od'"]
-        reasons = []
-        if self.section.takes_feature and "feature" not in request:
-            reasons.append("the key feature is missing")
-        if not self.section.takes_feature and "feature" in request:
-            reasons.append("the key feature is not allowed")
-        whole = self._with_defaults(request, now)
-        reasons.extend(r for rule in self.rules if (r := rule.refusal(whole, now)) is not None)
-        return reasons
+        self, verb: Verb, request: Mapping[str, Canonical], *, is_free_text: bool
+    ) -> Iterator[str]:
+        """What kinds of requests it does not take, that this one, with its defaults, is of."""
+        if self.traits is None:
+            yield _NOBODYS
+            return
+        if verb not in self.traits.verbs:
+            yield f"it does not {verb}"
+        if is_free_text and not self.traits.takes_free_text:
+            yield "it takes keys and values, such as 'class: od', and no free text"
+        if self.traits.takes_feature and FEATURE not in request:
+            yield f"the key {FEATURE} is missing"
+        if not self.traits.takes_feature and FEATURE in request:
+            yield f"the key {FEATURE} is not allowed"
 
-    def final(self, request: Mapping[str, Any], now: datetime) -> Mapping[str, Any]:
-        """The request as it is fetched: defaults under it, patches over it, null takes a key away."""
-        whole = dict(self._with_defaults(request, now))
-        for key, value in self.patch.items():
-            whole.pop(key, None)
-            if value is not None:
-                whole[key] = coerce_key(key, value, self.coercion, now=now)
-        return joined(whole)
+    def matches(self, request: Mapping[str, Canonical], now: datetime) -> Iterator[str]:
+        """Why a canonical request with its defaults is not what the datasource is for."""
+        for rule in self.rules:
+            if reason := rule.refusal(request, now):
+                yield reason
+        if self._reads_text:
+            return
+        ruled = frozenset((*(rule.key for rule in self.rules), *self.defaults, *self.patch))
+        for key in request:
+            if full := abbreviated(key, full=ruled):
+                yield f"the key {key} may be read as {full}; write it in full, or leave it out"
 
-    def _with_defaults(self, request: Mapping[str, Any], now: datetime) -> Mapping[str, Any]:
-        return {
-            key: coerce_key(key, value, self.coercion, now=now)
-            for key, value in self.defaults.items()
-            if key not in request
-        } | dict(request)
+    def with_defaults(
+        self, request: Mapping[str, Canonical], now: datetime
+    ) -> dict[str, Canonical]:
+        """Besides what is there, the defaults of keys that are not."""
+        absent = {key: value for key, value in self.defaults.items() if key not in request}
+        return {**self._coerced(absent, now), **request}
+
+    def patched(self, request: Mapping[str, Canonical], now: datetime) -> dict[str, Canonical]:
+        """With patches over it; null takes a key away."""
+        kept = {key: value for key, value in request.items() if key not in self.patch}
+        forced = {key: value for key, value in self.patch.items() if value is not None}
+        return {**kept, **self._coerced(forced, now)}
+
+    def unfit(self, final: Mapping[str, Any]) -> Iterator[str]:
+        """What cannot be handed to the datasource, for it could mean something else there."""
+        if self._reads_text:
+            return
+        for key, value in final.items():
+            if isinstance(value, str):
+                if reason := _unsafe(key, value):
+                    yield f"{key}: {reason}"
+            elif self.traits is None or not self.traits.takes_feature:
+                yield f"{key}: an object is not allowed"
+
+    @property
+    def _reads_text(self) -> bool:
+        """Whether it looks at what the user wrote, and at no canonical form."""
+        return self.traits is not None and self.traits.takes_free_text
+
+    def _coerced(self, written: Mapping[str, Any], now: datetime) -> dict[str, Canonical]:
+        options = _permissive(self.coercion, written)
+        return {key: coerce_key(key, v, options, now=now) for key, v in written.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,26 +172,41 @@ class Collection:
         return self.roles.has(user)
 
     def route(self, *, user: User, verb: Verb, parsed: Parsed, now: datetime) -> Routed:
-        """The first datasource that takes the request; *now* is in UTC.
+        """The first datasource that takes the request, and what it will be given.
+
+        Args:
+            parsed: from `language.text.parse`.
+            now: in UTC.
 
         Raises:
-            InvalidRequest: a value is wrong, or no datasource takes it; all reasons are named.
-            NotSupported: none of the datasources does what is asked, whatever the request.
+            InvalidRequest: a value is wrong, or no datasource takes it; the reasons of each are named.
+            NotSupported: none of those that the user may use does what is asked, whatever the request.
         """
         request = None
         if isinstance(parsed, Mapping):
             request = coerce(parsed, self.coercion, now=now)
-        verbs = {v for rule in self.datasources if rule.section for v in rule.section.verbs}
-        if verb not in verbs:
-            raise NotSupported(f"Collection {self.name} does not {verb}.")
+        self._check_verb(user, verb)
         lines = []
         for rule in self.datasources:
-            reasons = rule.refusals(user, verb, request, now)
+            if not rule.is_open_to(user):
+                lines.append(f"  {rule.label}: not authorised")
+                continue
+            whole = rule.with_defaults(request or {}, now)
+            reasons = list(rule.refusals(verb, whole, is_free_text=request is None))
+            reasons += rule.matches(whole, now)
+            final = {} if request is None else joined(rule.patched(whole, now))
+            reasons += rule.unfit(final)
             if not reasons:
-                final = rule.final(request, now) if request is not None else {}
                 return Routed(datasource=rule.name, request=final)
-            lines.append(f"  {rule.label}: {'; '.join(reasons)}")
+            # of what is not there, nothing else is of interest
+            said = reasons[:1] if rule.traits is None else dict.fromkeys(reasons)
+            lines.append(f"  {rule.label}: {'; '.join(said)}")
         raise InvalidRequest("\n".join(["No datasource takes this request:", *lines]))
+
+    def _check_verb(self, user: User, verb: Verb) -> None:
+        open_to = [rule.traits for rule in self.datasources if rule.is_open_to(user)]
+        if open_to and all(traits and verb not in traits.verbs for traits in open_to):
+            raise NotSupported(f"The collection {self.name} does not {verb}.")
 
 
 def collections_of(config: Config) -> Mapping[str, Collection]:
@@ -152,7 +219,11 @@ def collections_of(config: Config) -> Mapping[str, Collection]:
 
 
 def datasource_section(kind: str) -> type[DatasourceSection] | None:
-    """The class of a datasource type's options; None if the type is announced but not there."""
+    """The class of a datasource type's options; None if the type is announced but not there.
+
+    Raises:
+        ConfigurationError: there is no such type, or its options are not those of a datasource.
+    """
     section = section_of("datasource", kind)
     if section is not None and not issubclass(section, DatasourceSection):
         raise ConfigurationError(f"the datasource type {kind!r} has no DatasourceSection as Config")
@@ -160,7 +231,7 @@ def datasource_section(kind: str) -> type[DatasourceSection] | None:
 
 
 def build_collections(
-    sections: Mapping[str, CollectionSection], coercion: CoercionSection, traits: Traits
+    sections: Mapping[str, CollectionSection], coercion: CoercionSection, traits: FindTraits
 ) -> Mapping[str, Collection]:
     """See `collections_of`."""
     options = CoercionOptions(
@@ -169,16 +240,19 @@ def build_collections(
         number_allow_zero=coercion.number_allow_zero,
     )
     faults: list[str] = []
-    built = {}
+    built: dict[str, Collection] = {}
     for name, section in sections.items():
         where = f"collections.{name}"
         found = []
+        names: Counter[str] = Counter()
         for index, entry in enumerate(section.datasources):
-            place = f"{where}.datasources[{index}]"
             try:
-                found.append(_rule(entry, options, traits, where=place))
+                place = f"{where}.datasources[{index}]"
+                rule = _Builder(entry, options, traits, where=place, names=names).rule()
             except ConfigurationError as exc:
                 faults.append(str(exc))
+            else:
+                found.append(rule)
         try:
             roles = Roles.read(section.roles, where=f"{where}.roles")
         except ConfigurationError as exc:
@@ -193,41 +267,109 @@ def build_collections(
         )
     if faults:
         raise ConfigurationError("\n".join(faults))
-    return built
+    return MappingProxyType(built)
 
 
-def _rule(
-    entry: Mapping[str, Any], options: CoercionOptions, traits: Traits, *, where: str
-) -> DatasourceRule:
-    kind, name = str(entry["type"]), str(entry["name"])
-    faults: list[str] = []
-    read_rules: list[rules.Rule] = []
-    defaults, patch = (dict(entry.get(part) or {}) for part in ("defaults", "patch"))
-    for part, values in (("defaults", defaults), ("patch", patch)):
-        for key, value in values.items():
-            if part == "patch" and value is None:
-                continue
+class _Builder:
+    """One datasource of a collection, from all its options; every fault in them is told at once."""
+
+    def __init__(
+        self,
+        entry: Mapping[str, Any],
+        options: CoercionOptions,
+        traits: FindTraits,
+        *,
+        where: str,
+        names: Counter[str],
+    ) -> None:
+        self._section = DatasourceSection.read(entry, where=where)
+        self._entry, self._options, self._where = entry, options, where
+        self._traits = traits(self._section.type)
+        self._names = names
+        self._now = datetime.now(UTC)
+        self._faults: list[str] = []
+
+    def rule(self) -> DatasourceRule:
+        section = self._section
+        name = section.name or section.type
+        found = [
+            made
+            for key, value in self._named("match", section.match).items()
+            if (made := self._match(key, value)) is not None
+        ]
+        defaults = self._named("defaults", section.defaults)
+        patch = self._named("patch", section.patch)
+        rule = DatasourceRule(
+            name=self._own(name),
+            label=section.label or name,
+            kind=section.type,
+            options=self._entry,
+            traits=self._traits,
+            roles=Roles.read(section.roles, where=f"{self._where}.roles"),
+            defaults=defaults,
+            rules=tuple(found),
+            patch=patch,
+            coercion=self._options,
+        )
+        self._check("defaults", rule, defaults)
+        self._check("patch", rule, {k: v for k, v in patch.items() if v is not None})
+        if self._faults:
+            raise ConfigurationError("\n".join(self._faults))
+        return rule
+
+    def _own(self, name: str) -> str:
+        """A datasource may stand in a collection several times, each time with options of its own."""
+        self._names[name] += 1
+        return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
+
+    def _named(self, part: str, written: Mapping[str, Any]) -> dict[str, Any]:
+        """The same under the keys' one name each, as in requests."""
+        named: dict[str, Any] = {}
+        for key, value in written.items():
             try:
-                coerce_key(key, value, options, now=datetime.now(UTC))
+                name = key_name(key)
             except ValueError as exc:
-                faults.append(f"{where} ({name}).{part}.{key}: {exc}")
-    for key, value in (entry.get("match") or {}).items():
+                self._faults.append(f"{self._where}.{part}: {exc}")
+                continue
+            if name in named:
+                self._faults.append(f"{self._where}.{part}: {name} is given more than once")
+            named[name] = value
+        return named
+
+    def _match(self, key: str, value: Any) -> rules.Rule | None:
+        place = f"{self._where}.match.{key}"
         try:
-            place = f"{where} ({name}).match.{key}"
-            read_rules.append(rules.read(key, value, options, where=place))
+            return rules.read(key, value, self._options, now=self._now, where=place)
         except ConfigurationError as exc:
-            faults.append(str(exc))
-    if faults:
-        raise ConfigurationError("\n".join(faults))
-    return DatasourceRule(
-        name=name,
-        label=str(entry.get("repr") or name or kind),
-        kind=kind,
-        options=entry,
-        section=traits(kind),
-        roles=Roles.read(entry.get("roles"), where=f"{where}.roles"),
-        defaults=defaults,
-        rules=tuple(read_rules),
-        patch=patch,
-        coercion=options,
+            self._faults.append(str(exc))
+            return None
+
+    def _check(self, part: str, rule: DatasourceRule, written: Mapping[str, Any]) -> None:
+        options = _permissive(self._options, written)
+        for key, value in written.items():
+            place = f"{self._where}.{part}.{key}"
+            try:
+                final = joined({key: coerce_key(key, value, options, now=self._now)})
+            except ValueError as exc:
+                self._faults.append(f"{place}: {shown(value)}: {exc}")
+                continue
+            if self._traits is not None:
+                self._faults.extend(f"{self._where}.{part}.{text}" for text in rule.unfit(final))
+
+
+def _permissive(options: CoercionOptions, written: Mapping[str, Any]) -> CoercionOptions:
+    """For what operators write: whether users may give lists and ranges does not matter there."""
+    return CoercionOptions(
+        allow_ranges=options.allow_ranges | written.keys(),
+        allow_lists=options.allow_lists | written.keys(),
+        number_allow_zero=options.number_allow_zero,
     )
+
+
+def _unsafe(key: str, text: str) -> str | None:
+    """Why a text could be taken for more than the value of its key."""
+    if not _SAFE.fullmatch(text):
+        return f"{shown(text)} holds characters other than letters, digits, blanks and _.~+:*@%()/-"
+    if key not in PATHS and not all(part.strip() for part in text.split("/")):
+        return f"{shown(text)} holds an empty value between slashes"
+    return None

@@ -6,23 +6,27 @@ from typing import Any, Final
 
 from polytope_server.errors import InvalidRequest
 from polytope_server.language import ranges
+from polytope_server.language.keys import FEATURE, PATHS, REPEATING
 from polytope_server.language.options import CoercionOptions
-from polytope_server.language.values import COERCERS, other_value, sameness
+from polytope_server.language.showing import shown
+from polytope_server.language.values import READERS, identity, reader
 
-UNSPLIT: Final = frozenset({"target", "feature"})
-"""Keys whose text may hold a ``/`` that parts nothing."""
-REPEATING: Final = frozenset({"grid", "area", "rotation"})
-"""Keys that are sequences, where a value may come again."""
+_MAX_DEPTH: Final = 32
+_SHOWN: Final = 5
 
-_MAX_LIST: Final = 100_000
+Canonical = str | list[str] | Mapping[str, Any]
+"""One value; several, none of them twice; or a structure that is handed on as it is."""
 
 
 def coerce(
     request: Mapping[str, Any], options: CoercionOptions, *, now: datetime
 ) -> dict[str, Any]:
-    """The canonical form: text for a single value or a range, a list of texts, ``feature`` as it is.
+    """The canonical form: text for one value or a range, else a list of texts; mappings as they are.
 
     Coercing it again changes nothing. Dates relative to *now*, which is in UTC, become absolute.
+
+    Args:
+        request: as `text.parse` makes it.
 
     Raises:
         InvalidRequest: one line for each key that is wrong, with what would be right.
@@ -33,113 +37,106 @@ def coerce(
         try:
             canonical[key] = coerce_key(key, value, options, now=now)
         except ValueError as exc:
-            faults.append(f"  {key}: {shown(value)}: {exc}")
+            faults.append(f"  {key}: {exc} (given: {shown(value)})")
     if faults:
-        raise InvalidRequest("\n".join(["The request has values that are not accepted:", *faults]))
+        raise InvalidRequest("\n".join(["The request has values that cannot be used:", *faults]))
     return canonical
 
 
-def coerce_key(key: str, value: Any, options: CoercionOptions, *, now: datetime) -> Any:
+def coerce_key(key: str, value: Any, options: CoercionOptions, *, now: datetime) -> Canonical:
     """The canonical form of one key's value.
 
     Raises:
         ValueError: with what would be right.
     """
-    if key == "feature":
+    if key == FEATURE:
         if not isinstance(value, Mapping):
-            raise ValueError("a feature is an object with a type")
+            raise ValueError("a feature is an object with a type, such as {type: timeseries, ...}")
         return value
-    if key not in COERCERS and isinstance(value, Mapping | bool | int | float):
+    if isinstance(value, Mapping) and key not in READERS:
         return value  # of a key that only the datasource knows
-    if isinstance(value, str) and _is_range(key, value):
-        return str(ranges.read(key, value.split("/"), options, now))
-    one = COERCERS.get(key, other_value)
-    parts = list(_parts(key, value, options))
-    if len(parts) > _MAX_LIST:
-        raise ValueError(f"a list has {_MAX_LIST} values at most")
-    if not parts:
+    if isinstance(value, str) and key not in PATHS and ranges.is_range(value):
+        return str(ranges.read(key, value, options, now))
+    if isinstance(value, str) and _is_one_text(key, value):
+        return reader(key)(value, options, now)
+    is_list = isinstance(value, list | tuple)
+    items = [_item(key, part, options, now, among=is_list) for part in _parts(key, value)]
+    if len(items) == 1:
+        return items[0]
+    if not items:
         raise ValueError("a list is not empty; leave the key out")
-    items = [_item(key, one(part, options, now)) for part in parts]
+    if not options.takes_list(key) or key in PATHS:
+        raise ValueError(f"{key} takes one value only, no list")
     if key not in REPEATING:
         _refuse_repeated(key, items)
-    return items[0] if len(items) == 1 and not isinstance(value, list) else items
+    return items
 
 
-def joined(canonical: Mapping[str, Any]) -> dict[str, Any]:
-    """What a datasource receives: lists as one text with ``/`` between the values."""
+def joined(canonical: Mapping[str, Canonical]) -> dict[str, Any]:
+    """What a datasource receives: a list is one text with ``/`` between its values."""
     return {
         key: "/".join(value) if isinstance(value, list) else value
         for key, value in canonical.items()
     }
 
 
-def splits(key: str, options: CoercionOptions) -> bool:
-    """Whether a ``/`` in the text of this key parts a list."""
-    return (
-        key in COERCERS or key in options.allow_lists or key in REPEATING
-    ) and key not in UNSPLIT
+def _is_one_text(key: str, text: str) -> bool:
+    """Whether the slashes in a text part nothing: it is a path, a URL or the like."""
+    if key in PATHS:
+        return True
+    return key not in READERS and not all(part.strip() for part in text.split("/"))
 
 
-def words(value: Any) -> list[str]:
-    """The parts of a canonical value, also of keys that are not split: rules look closer.
+def _parts(key: str, value: Any, *, depth: int = 0) -> Iterator[Any]:
+    """Single values, one after the other, of lists in lists and of texts with slashes.
 
     Raises:
-        ValueError: it is no text, number or list of them.
+        ValueError: there is none between two slashes, or too many in all.
     """
-    texts = (
-        value if isinstance(value, list) else [other_value(value, CoercionOptions(), datetime.min)]
-    )
-    return [part.strip() for text in texts for part in text.split("/")]
+    for count, part in enumerate(_unbounded_parts(key, value, depth=depth)):
+        if count >= ranges.MAX_VALUES:
+            raise ValueError(f"a list has {ranges.MAX_VALUES} values at most")
+        yield part
 
 
-def shown(value: Any) -> str:
-    """A value as messages show it."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text.replace("\n", "\\n")
-    return f"'{text[:60]}...'" if len(text) > 63 else f"'{text}'"
+def _unbounded_parts(key: str, value: Any, *, depth: int) -> Iterator[Any]:
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"lists are not nested more than {_MAX_DEPTH} deep")
+    match value:
+        case list() | tuple():
+            for item in value:
+                yield from _unbounded_parts(key, item, depth=depth + 1)
+        case str() if "/" in value and key not in PATHS:
+            if ranges.is_range(value):
+                raise ValueError("a range a/to/b stands alone, not in a list")
+            parts = value.split("/")
+            if not all(part.strip() for part in parts):
+                raise ValueError("a value between two slashes is empty")
+            yield from parts
+        case _:
+            yield value
 
 
-def _is_range(key: str, value: str) -> bool:
-    """Whether the text holds a range's keyword; texts of keys that are not split are just texts."""
-    return (
-        "/" in value
-        and key not in UNSPLIT
-        and key in COERCERS
-        and any(part.strip().lower() in ranges.KEYWORDS for part in value.split("/"))
-    )
-
-
-def _parts(key: str, value: Any, options: CoercionOptions) -> Iterator[Any]:
-    """Single values, lists in lists taken apart."""
-    if isinstance(value, list | tuple):
-        for item in value:
-            if isinstance(item, str) and _is_range(key, item):
-                raise ValueError("a range stands alone, not in a list")
-            yield from _parts(key, item, options)
-    elif isinstance(value, str) and "/" in value and splits(key, options):
-        for part in value.split("/"):
-            if not part.strip():
-                raise ValueError("a value in the list is empty")
-            yield part.strip()
-    else:
-        yield value
-
-
-def _item(key: str, text: str) -> str:
-    if len(text) > 1 << 16:
-        raise ValueError("a value is too long")
-    if key in COERCERS and text.lower() in ranges.KEYWORDS:
-        raise ValueError(f"{text} is a word of ranges; a range is written a/to/b/by/c")
-    return text
+def _item(key: str, value: Any, options: CoercionOptions, now: datetime, *, among: bool) -> str:
+    if isinstance(value, str) and key not in PATHS and ranges.is_keyword(value):
+        raise ValueError(f"{shown(value)} is a word of ranges, which are written a/to/b/by/c")
+    try:
+        return reader(key)(value, options, now)
+    except ValueError as exc:
+        if among:
+            raise ValueError(f"{shown(value)}: {exc}") from exc
+        raise
 
 
 def _refuse_repeated(key: str, items: list[str]) -> None:
     seen: set[object] = set()
-    repeated = []
+    repeated: dict[str, None] = {}
     for item in items:
-        same = sameness(key, item)
+        same = identity(key, item)
         if same in seen:
-            repeated.append(item)
+            repeated[item] = None
         seen.add(same)
     if repeated:
-        raise ValueError(f"values are given more than once: {', '.join(repeated[:5])}")
+        texts = list(repeated)
+        more = ", ..." if len(texts) > _SHOWN else ""
+        raise ValueError(f"given more than once: {', '.join(map(shown, texts[:_SHOWN]))}{more}")

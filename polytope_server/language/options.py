@@ -13,10 +13,17 @@ LISTS: Final = frozenset(
 class CoercionOptions:
     """``coercion`` of the configuration.
 
-    Keys outside `allow_ranges` take no ``a/to/b``. Keys in `allow_lists` are split at ``/`` and may not
-    repeat a value, as those are that the language knows anyway; texts of others keep their ``/``.
+    Of the nine keys in `LISTS`, those outside `allow_lists` take a single value only, in whatever way
+    a list is written; and none of them takes a range unless it is in `allow_ranges`. All other keys
+    take lists and ranges of numbers, as archives do.
     """
 
     allow_ranges: frozenset[str] = RANGES
     allow_lists: frozenset[str] = LISTS
     number_allow_zero: bool = False
+
+    def takes_list(self, key: str) -> bool:
+        return key in self.allow_lists or key not in LISTS
+
+    def takes_range(self, key: str) -> bool:
+        return key in self.allow_ranges or key not in LISTS

@@ -1,25 +1,30 @@
 """Rules that a request must meet to be taken by a datasource; what is not surely allowed is refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 from polytope_server.errors import ConfigurationError
-from polytope_server.language import dates, ranges
-from polytope_server.language.coercion import coerce_key, words
+from polytope_server.language import dates
+from polytope_server.language.coercion import coerce_key
+from polytope_server.language.keys import FEATURE
 from polytope_server.language.options import CoercionOptions
-from polytope_server.language.values import sameness
+from polytope_server.language.ranges import Range, canonical_range
+from polytope_server.language.showing import shown
+from polytope_server.language.values import identity
 
 _SHOWN: Final = 20
-_ORDERED: Final = frozenset({"step", "number", "time"})
 
 
 class Rule(Protocol):
     """What one key must be like."""
 
+    @property
+    def key(self) -> str: ...
+
     def refusal(self, request: Mapping[str, Any], now: datetime) -> str | None:
-        """Why a canonical request is not allowed; None if it is."""
+        """Why a canonical request is not allowed; None if it is. *now* is in UTC."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,108 +42,114 @@ class Dates:
     """The dates must be as a rule on dates says."""
 
     rule: dates.DateRule
+    key: str = "date"
 
     def refusal(self, request: Mapping[str, Any], now: datetime) -> str | None:
-        if "date" not in request:
-            return "the key date is missing"
-        return self.rule.refusal(request["date"], now)
+        if self.key not in request:
+            return f"the key {self.key} is missing"
+        return self.rule.refusal(request[self.key], now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Among:
-    """Every requested value must be one of these, or lie in one of these intervals.
+    """Every value must be one of some, or lie between the ends, included, of a range without stride.
 
-    `same` holds what `values.sameness` says of each value; intervals are of ordinals, ends included.
+    `same` holds what `values.identity` says of each; `texts` are how operators wrote them.
     """
 
     key: str
     texts: Sequence[str]
-    same: frozenset[object]
-    intervals: Sequence[tuple[int, int]] = ()
+    same: frozenset[Hashable]
+    spans: Sequence[Range] = ()
 
     def refusal(self, request: Mapping[str, Any], now: datetime) -> str | None:  # noqa: ARG002
         if self.key not in request:
             return f"the key {self.key} is missing"
-        try:
-            allowed = self._allows(request[self.key])
-        except ValueError as exc:
-            return f"{self.key}: {exc}"
-        if allowed:
-            return None
-        texts = ", ".join(self.texts[:_SHOWN]) + (", ..." if len(self.texts) > _SHOWN else "")
-        return f"{self.key}: a value is not allowed; it must be one of {texts}"
-
-    def _allows(self, value: Any) -> bool:
+        value = request[self.key]
         if isinstance(value, Mapping):
-            return False
-        if isinstance(value, str) and self.key in _ORDERED and "/to/" in value:
-            found = ranges.read(self.key, value.split("/"), _ANYTHING, datetime.min)
-            ordinals = found.ordinals()
-            if any(low <= min(ordinals) and max(ordinals) <= high for low, high in self.intervals):
-                return True
-            return all(self._allows_one(each) for each in ranges.values(found))
-        found_words = words(value)
-        return bool(found_words) and all(
-            self._allows_one(sameness(self.key, word)) for word in found_words
-        )
+            return f"{self.key}: an object is not allowed"
+        for text in value if isinstance(value, list) else [value]:
+            refused = self._refused(text)
+            if refused is not None:
+                return f"{self.key}: {refused} is not allowed; allowed are {self._allowed()}"
+        return None
 
-    def _allows_one(self, same: object) -> bool:
-        if same in self.same:
-            return True
-        if not self.intervals:
-            return False
-        match same:
-            case (int(number),):
-                points = [number]
-            case (int(first), int(last)):
-                points = [first, last]
-            case str(text):
-                points = [ranges.ordinal(self.key, text)]
-            case _:
-                return False
-        return any(all(low <= point <= high for point in points) for low, high in self.intervals)
+    def _refused(self, text: str) -> str | None:
+        """The first value in a canonical text that is not allowed, in words."""
+        requested = canonical_range(self.key, text)
+        if requested is None:
+            return None if self._allows(text) else shown(text)
+        if any(_lies_in(requested, span) for span in self.spans):
+            return None
+        for same in requested.values():
+            if same not in self.same and not self._spans_hold(same):
+                return f"a value of {shown(text)}"
+        return None
+
+    def _allows(self, text: str) -> bool:
+        same = identity(self.key, text)
+        return same in self.same or self._spans_hold(same)
+
+    def _spans_hold(self, same: Hashable) -> bool:
+        return any(span.holds(same) for span in self.spans)
+
+    def _allowed(self) -> str:
+        more = ", ..." if len(self.texts) > _SHOWN else ""
+        return ", ".join(self.texts[:_SHOWN]) + more
 
 
-_ANYTHING: Final = CoercionOptions(number_allow_zero=True)
+def _lies_in(inner: Range, outer: Range) -> bool:
+    (low, high), (least, most) = inner.ends, outer.ends
+    return least <= low and high <= most
 
 
-def read(key: str, value: Any, options: CoercionOptions, *, where: str) -> Rule:
+def read(key: str, value: Any, options: CoercionOptions, *, now: datetime, where: str) -> Rule:
     """A rule from the configuration.
 
     Raises:
         ConfigurationError: its value is none that a request could have.
     """
-    if isinstance(value, list | tuple) and not value:
+    items = value if isinstance(value, list | tuple) else [value]
+    if not items:
         return Absent(key=key)
-    if value is None or (isinstance(value, list | tuple) and None in value):
+    if None in items:
         raise ConfigurationError(
-            f"{where}: null is no rule; leave the key out, or write [] if it must be absent"
+            f"{where}: null is no rule where none is inherited: leave the key out if it does not "
+            "matter, or write [] if requests must not have it"
         )
     if key == "date":
         return Dates(rule=dates.read(value, where=where))
-    if key == "feature":
+    if key == FEATURE:
         raise ConfigurationError(
-            f"{where}: the type of the datasource says whether it takes features"
+            f"{where}: the only rule on features is [], for the type of the datasource says whether "
+            "it takes them"
         )
     texts: list[str] = []
-    same: set[object] = set()
-    intervals: list[tuple[int, int]] = []
-    for item in value if isinstance(value, list | tuple) else [value]:
+    same: set[Hashable] = set()
+    spans: list[Range] = []
+    for item in items:
         try:
-            canonical = coerce_key(key, item, options, now=datetime.now(UTC))
-            if isinstance(canonical, str) and key in _ORDERED and "/to/" in canonical:
-                found = ranges.read(key, canonical.split("/"), options, datetime.min)
-                texts.append(canonical)
-                if found.by is None:
-                    intervals.append(
-                        (ranges.ordinal(key, found.first), ranges.ordinal(key, found.last))
-                    )
-                else:
-                    same.update(ranges.values(found))
-                continue
-            found_words = words(canonical)
+            canonical = coerce_key(key, item, _as_operator(key, options), now=now)
         except ValueError as exc:
-            raise ConfigurationError(f"{where}: {item!r}: {exc}") from exc
-        texts.extend(found_words)
-        same.update(sameness(key, word) for word in found_words)
-    return Among(key=key, texts=tuple(texts), same=frozenset(same), intervals=tuple(intervals))
+            raise ConfigurationError(f"{where}: {shown(item)}: {exc}") from exc
+        if isinstance(canonical, Mapping):
+            raise ConfigurationError(f"{where}: must be a value or a list of values, not a mapping")
+        for text in canonical if isinstance(canonical, list) else [canonical]:
+            texts.append(text)
+            span = canonical_range(key, text)
+            if span is None:
+                same.add(identity(key, text))
+            elif span.by is None:
+                spans.append(span)
+            else:
+                same.update(span.values())
+    return Among(key=key, texts=tuple(texts), same=frozenset(same), spans=tuple(spans))
+
+
+def _as_operator(key: str, options: CoercionOptions) -> CoercionOptions:
+    """Lists and ranges are no question of permission in a rule."""
+    return CoercionOptions(
+        allow_ranges=options.allow_ranges | {key},
+        allow_lists=options.allow_lists | {key},
+        number_allow_zero=options.number_allow_zero,
+    )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from polytope_server.user import User
 logger = logging.getLogger(__name__)
 
 _KEY_LENGTH = 255
+_ROOM_S = 5.0
+"""How long an answer about free room is good for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,8 @@ class Submit:
         self._collections, self._store = collections, store
         self._queue, self._staging = queue, staging
         self._max_unfinished, self._min_free = max_unfinished, min_free
+        self._free: int | None = None
+        self._ask_again_at = 0.0
 
     def collection(self, user: User, name: str) -> Collection:
         """The collection of that name, if the user may have something from it.
@@ -114,9 +119,7 @@ class Submit:
             parsed=parse(submission.request),
             now=datetime.now(UTC),
         )
-        free = self._staging.free_bytes()
-        if free is not None and free < self._min_free:
-            raise BackendUnavailable(f"staging has only {free} bytes left")
+        self._expect_room()
         awaits_data = submission.verb is Verb.ARCHIVE
         request = self._store.add(
             Request(
@@ -145,10 +148,24 @@ class Submit:
         )
         return request
 
+    def _expect_room(self) -> None:
+        """Raises: BackendUnavailable: what is asked for would find no room."""
+        if time.monotonic() >= self._ask_again_at:
+            self._ask_again_at = time.monotonic() + _ROOM_S
+            try:
+                self._free = self._staging.free_bytes()
+            except BackendUnavailable:
+                self._free = None  # it may be back when the data come
+            self._ask_again_at = time.monotonic() + _ROOM_S
+        if self._free is not None and self._free < self._min_free:
+            raise BackendUnavailable(f"staging has only {self._free} bytes left")
+
 
 def _json_object(body: bytes) -> Mapping[str, Any]:
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(
+            body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique
+        )
     except UnicodeDecodeError as exc:
         raise InvalidRequest("The request body is not UTF-8 text.") from exc
     except RecursionError as exc:
@@ -158,6 +175,16 @@ def _json_object(body: bytes) -> Mapping[str, Any]:
         raise InvalidRequest(f"The request body is not valid JSON{place}.") from exc
     if not isinstance(value, Mapping):
         raise InvalidRequest("The request body must be a JSON object with 'verb' and 'request'.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    """An object whose keys are told apart: nobody could say which of two values was meant."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise InvalidRequest(f"The key {_short(repeated)} is given more than once.")
     return value
 
 

@@ -25,6 +25,8 @@ class Run:
     def __init__(self, request: Request, lease: Lease) -> None:
         self.request, self.lease = request, lease
         self.started = time.monotonic()
+        self.attempted = self.started
+        """When it was last begun: waiting for staging is no fault of the datasource."""
         self.bytes_staged = 0
         self.bytes_reported = 0
         self.reason: Reason | None = None

@@ -38,7 +38,7 @@ _WATCH_S = 0.2
 _OWNERSHIP_S = 1.0
 """How often the store is asked whether they are still ours, besides being woken."""
 _RETRY_FIRST_S = 1.0
-_RETRY_LONGEST_S = 30.0
+_RETRY_LONGEST_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +256,7 @@ class Worker:
         deadline = time.monotonic() + self._settings.storage_retry
         pause_s = _RETRY_FIRST_S
         while True:
+            run.attempted = time.monotonic()
             try:
                 return self._run_once(run, slot)
             except BackendUnavailable as exc:
@@ -406,7 +407,7 @@ class Worker:
 
     def _check_limits(self, runs: list[Run]) -> None:
         for run in runs:
-            if time.monotonic() - run.started > self._settings.timeout:
+            if time.monotonic() - run.attempted > self._settings.timeout:
                 run.cut(Reason.TIMEOUT)
             process = run.process
             if process and process.resident_bytes() > self._settings.memory_limit:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,21 +98,36 @@ def configuration(directory: Path, port: int) -> dict[str, Any]:
 
 
 class Deployment:
-    """Real processes over one directory. Use it as a context manager: nothing is left running."""
+    """Real processes over one directory. Use it as a context manager: nothing is left running.
 
-    def __init__(self, directory: Path, *, changes: Mapping[str, Any] | None = None) -> None:
+    Args:
+        changes: merged into the configuration.
+        replaced: whole sections in place of ours.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        replaced: Mapping[str, Any] | None = None,
+        names: Sequence[str] = PROCESSES,
+    ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.api = f"{self.url}/api/v1"
-        self.tree = _merged(configuration(directory, self.port), changes or {})
+        self.names = names
+        self.tree = _merged(configuration(directory, self.port), changes or {}) | dict(
+            replaced or {}
+        )
         self.file = directory / "config.yaml"
         self.file.write_text(json.dumps(self.tree))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Deployment":
-        for name in PROCESSES:
+        for name in self.names:
             self.start(name)
         try:
             self.until_ready()

@@ -12,7 +12,9 @@ from polytope_server.language.text import parse
 
 NOW = datetime(2024, 6, 15, 14, 30, tzinfo=UTC)
 
-ALIAS_BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n"
+ALIAS_BOMB = (
+    "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b]\n"
+)
 
 ACCEPTED: list[tuple[int, Any, dict[str, Any]]] = [
     (1, "time: 10:00", {"time": "1000"}),

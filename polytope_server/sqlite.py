@@ -4,8 +4,10 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 
@@ -37,8 +39,7 @@ class Database:
         self._durable, self._replaceable = durable, replaceable
         self._threads = threading.local()
         try:
-            self._make_file()
-            self._open_checked().close()
+            self._make()
         except OSError as exc:
             raise ConfigurationError(
                 f"{path}: cannot be used as a database: {exc.strerror}"
@@ -75,37 +76,46 @@ class Database:
                 raise
             db.execute("COMMIT")
 
-    def _make_file(self) -> None:
+    def _make(self) -> None:
+        """Make the file if it is missing, and see that it is ours."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        # only a new file: closing a descriptor of a used one drops the locks this process has on it
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        # who turns a file to WAL while another does is not made to wait by SQLite, but refused
+        Retrying(
+            retry=retry_if_exception(_is_busy),
+            wait=wait_random_exponential(multiplier=0.01, max=0.5),
+            stop=stop_after_delay(BUSY_TIMEOUT_S),
+            reraise=True,
+        )(self._check)
 
     def _open(self, *, synchronous: str) -> sqlite3.Connection:
         db = sqlite3.connect(
             self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
         db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode=WAL")
         db.execute(f"PRAGMA synchronous={synchronous}")
         db.execute("PRAGMA foreign_keys=ON")
         return db
 
-    def _open_checked(self) -> sqlite3.Connection:
-        db = self._open(synchronous="FULL")
-        db.execute("BEGIN IMMEDIATE")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            if db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-                raise ConfigurationError(f"{self._path}: this is a database of something else")
-            for statement in self._schema.split(";\n"):
-                if statement.strip():
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version={self._version}")
-        elif abs(version - self._version) > 1:
-            raise ConfigurationError(
-                f"{self._path}: has schema version {version}, this server reads {self._version}"
-            )
-        db.execute("COMMIT")
-        return db
+    def _check(self) -> None:
+        with closing(self._open(synchronous="FULL")) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("BEGIN IMMEDIATE")
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                if db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+                    raise ConfigurationError(f"{self._path}: this is a database of something else")
+                for statement in self._schema.split(";\n"):
+                    if statement.strip():
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version={self._version}")
+            elif abs(version - self._version) > 1:
+                raise ConfigurationError(
+                    f"{self._path}: has schema version {version}, this server reads {self._version}"
+                )
+            db.execute("COMMIT")
 
     def _follow(self, name: str) -> None:
         """Forget this thread's connection if the file at our path is another one by now."""
@@ -113,8 +123,7 @@ class Database:
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
-            self._make_file()
-            self._open_checked().close()
+            self._make()
             found = os.stat(self._path)
         identity = (found.st_dev, found.st_ino)
         if known != identity:
@@ -133,3 +142,10 @@ def our_errors() -> Iterator[None]:
         raise BackendUnavailable(
             f"the embedded database cannot be reached: {exc.strerror}"
         ) from exc
+
+
+def _is_busy(error: BaseException) -> bool:
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    primary = error.sqlite_errorcode & 0xFF
+    return primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

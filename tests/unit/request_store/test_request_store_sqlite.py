@@ -4,6 +4,7 @@ import multiprocessing
 import sqlite3
 import stat
 from collections import Counter
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,23 @@ def test_a_late_writer_does_not_bring_a_removed_request_back(tmp_path: Path) -> 
     assert not one.renew({running.id: running.lease}, duration_s=10)
     assert two.count(JOE.id) == 0
     assert enqueue(two, one.add(new_request())).status is Status.QUEUED
+
+
+def _open_and_close_often(path: str, barrier: Barrier, rounds: int) -> None:
+    for number in range(rounds):
+        barrier.wait(timeout=60)
+        open_store(Path(f"{path}-{number}")).ping()
+
+
+def test_processes_that_open_a_new_file_at_the_same_moment_all_can(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier = spawn.Barrier(WRITERS)
+    processes = [
+        spawn.Process(target=_open_and_close_often, args=(str(tmp_path / "r"), barrier, ROUNDS))
+        for _ in range(WRITERS)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0] * WRITERS

@@ -122,13 +122,19 @@ class LocalStaging:
         )
         names: list[str] = []
         for shard in shards:
-            with os.scandir(self._objects / shard) as entries:
+            # a file that somebody else has put here is none of ours
+            with (
+                contextlib.suppress(NotADirectoryError),
+                os.scandir(self._objects / shard) as entries,
+            ):
                 names += heapq.nsmallest(
                     limit - len(names),
                     (
                         entry.name
                         for entry in entries
-                        if entry.name.startswith(prefix) and entry.name > after
+                        if entry.name.startswith(prefix)
+                        and entry.name > after
+                        and _is_ours(entry, shard)
                     ),
                 )
             if len(names) == limit:
@@ -276,6 +282,14 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_ours(entry: os.DirEntry[str], shard: str) -> bool:
+    try:
+        checked_name(entry.name)
+    except ValueError:
+        return False
+    return entry.name.startswith(shard) and entry.is_file(follow_symlinks=False)
 
 
 def _stored(name: str, status: os.stat_result) -> StoredObject:

@@ -62,6 +62,17 @@ def test_ping_notices_that_the_directory_has_gone(root: Path, staging: Staging) 
         staging.ping()
 
 
+def test_what_somebody_else_has_put_there_is_not_listed(root: Path, staging: Staging) -> None:
+    put(staging, "abc")
+    (root / "objects" / ".DS_Store").touch()
+    (root / "objects" / "ab" / ".hidden").touch()
+    (root / "objects" / "ab" / "elsewhere").touch()
+    (root / "objects" / "ab" / "ab directory").mkdir()
+    (root / "objects" / "ab" / "abdirectory").mkdir()
+    (root / "objects" / "ab" / "ablink").symlink_to("abc")
+    assert [each.name for each in staging.list("")] == ["abc"]
+
+
 def test_links_are_the_frontends_business(staging: Staging) -> None:
     put(staging, "a")
     assert staging.url("a", download_name="a", media_type=MEDIA_TYPE, expires_s=60) is None

@@ -43,6 +43,13 @@ Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+SECURITY_HEADERS: Final = (
+    ("Cache-Control", "no-cache, no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("X-XSS-Protection", "1; mode=block"),
+)
+"""On every answer, unless it says otherwise."""
 _HEADERS_S: Final = 20.0
 """From the first byte of a request to the end of its headers."""
 _CHANCE_S: Final = 0.1

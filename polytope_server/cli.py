@@ -115,7 +115,9 @@ def standalone(
         Path | None,
         typer.Option("--data-dir", help="Default: ~/.local/share/polytope-server.", metavar="DIR"),
     ] = None,
-    port: Annotated[int, typer.Option("--port", help="Port of the REST API.", min=1)] = 5000,
+    port: Annotated[
+        int, typer.Option("--port", help="Port of the REST API.", min=1, max=65535)
+    ] = 5000,
 ) -> None:
     """Run all processes on this machine; needs no configuration."""
 
@@ -130,7 +132,9 @@ def standalone(
 @app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="End after the walk.")] = False,
-    port: Annotated[int, typer.Option("--port", help="Port of the REST API.", min=1)] = 5000,
+    port: Annotated[
+        int, typer.Option("--port", help="Port of the REST API.", min=1, max=65535)
+    ] = 5000,
 ) -> None:
     """Write a small FDB, start a server on it, and use it as a user would."""
 
@@ -176,8 +180,8 @@ def config_check(files: Files = None, strict: Strict = False) -> None:
         for warning in loaded.warnings:
             typer.echo(f"warning: {warning}")
         typer.echo(
-            f"The configuration is good: {len(collections)} collections, "
-            f"{len(loaded.config.datasources)} datasources."
+            f"The configuration is good; collections: {len(collections)}, "
+            f"datasources: {len(loaded.config.datasources)}."
         )
 
     _guarded("config check", run, one_line=False)

@@ -16,8 +16,8 @@ from polytope_server.authentication.header import Credential, parse
 from polytope_server.authorization import Authorizer
 from polytope_server.caching import Cache
 from polytope_server.config.identity import RealmSection
+from polytope_server.config.secrecy import looks_secret
 from polytope_server.errors import BackendUnavailable, ConfigurationError, NotAuthenticated
-from polytope_server.observability.redaction import looks_secret
 from polytope_server.registry import backends, load_backend
 from polytope_server.user import User
 

@@ -15,6 +15,7 @@ class Findings:
     strict: bool
     errors: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
+    _unknown: list[Finding] = field(default_factory=list)
 
     def error(self, tree: Node, place: Place, text: str) -> None:
         """Something that must be put right; nothing if the value has an error already."""
@@ -28,12 +29,19 @@ class Findings:
 
     def unknown(self, tree: Node, place: Place, text: str) -> None:
         """A key that nobody reads."""
-        (self.error if self.strict else self.warn)(tree, place, text)
+        if self.strict:
+            self.error(tree, place, text)
+            return
+        self.warn(tree, place, text)
+        self._unknown.append(self.warnings[-1])
 
     def raise_errors(self) -> None:
-        """Raise all errors as one `ConfigurationError`, if there are any."""
+        """Raise all errors as one `ConfigurationError`, if there are any.
+
+        Keys that nobody reads are told with them: a misspelt one may be why another is missing.
+        """
         if self.errors:
-            raise ConfigurationError("\n".join(_lines(self.errors)))
+            raise ConfigurationError("\n".join(_lines([*self.errors, *self._unknown])))
 
     def warning_lines(self) -> tuple[str, ...]:
         return tuple(_lines(self.warnings))

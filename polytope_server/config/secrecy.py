@@ -5,9 +5,13 @@ from typing import Final
 
 HIDDEN: Final = "***"
 
+NAMES_OF_SECRETS: Final = (
+    "password|passwd|passphrase|secret|token|api[-_.]?key|credential|authorization|signature"
+)
+"""A pattern, for any case: what names of secrets have in them."""
+
 _NAME: Final = re.compile(
-    r"password|passwd|passphrase|secret|token|api[-_.]?key|credential|authorization|signature"
-    r"|(?<![a-z])(?:keys?|pwd|pass|auth|jwt|bearer|cookie)(?![a-z])",
+    rf"{NAMES_OF_SECRETS}|(?<![a-z])(?:keys?|pwd|pass|auth|jwt|bearer|cookie)(?![a-z])",
     re.IGNORECASE,
 )
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")

@@ -1,5 +1,7 @@
 """``make demo``: a small real FDB, a server on it, and a walk through what users do."""
 
+import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -62,23 +64,42 @@ def _walk(url: str, password: str, console: Console, directory: Path) -> None:
         raise ConfigurationError(f"the walk failed: {exc}") from exc
 
 
-def _explain(url: str, password: str, console: Console) -> None:
+def examples(url: str, *, username: str, password: str, collection: str) -> tuple[str, ...]:
+    """Commands for a shell that do something with a server: with the client, then with curl.
+
+    Args:
+        collection: one that takes any text for a request.
+    """
     host, _, port = url.removeprefix("http://").rpartition(":")
-    client = f"polytope --address {host} --port {port} --insecure --username {USER} --password {password}"
-    curl = f"curl --user {USER}:{password}"
+    who = (
+        f"--address {host} --port {port} --insecure --username {username}"
+        f" --password={shlex.quote(password)}"  # with = also where it begins with a hyphen
+    )
+    curl = f"curl --silent --show-error --fail --user {shlex.quote(f'{username}:{password}')}"
+    body = json.dumps({"verb": "retrieve", "request": "hello"})
+    return (
+        f"polytope list collections {who}",
+        f"polytope list requests {who}",
+        f"{curl} {url}/api/v1/collections",
+        f"{curl} --location $({curl} --output /dev/null --write-out '%header{{location}}'"
+        f" --json '{body}' {url}/api/v1/requests/{collection})",
+    )
+
+
+def _explain(url: str, password: str, console: Console) -> None:
+    lines = examples(url, username=USER, password=password, collection=DEBUG)
+    client = "\n".join(f"  {line}" for line in lines if line.startswith("polytope"))
+    curl = "\n".join(f"  {line}" for line in lines if line.startswith("curl"))
     console.print(
         f"""
 The server goes on at {url}
   user: {USER}   password: {password}   collections: {FORECASTS}, {DEBUG}
 
 With the client (in {Path(sys.executable).parent}):
-  {client} list collections
-  {client} list requests
+{client}
 
 With curl:
-  {curl} {url}/api/v1/collections
-  {curl} -H 'Content-Type: application/json' -d '{{"verb": "retrieve", "request": "hello"}}' \\
-       {url}/api/v1/requests/{DEBUG}
+{curl}
 
 Ctrl-C ends it and removes its data.""",
         markup=False,

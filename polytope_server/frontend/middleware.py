@@ -4,10 +4,11 @@ import asyncio
 import logging
 import time
 import uuid
-from typing import Any, Final
+from typing import Any
 
 from falcon.asgi import Request, Response
 
+from polytope_server.asgi_server import SECURITY_HEADERS
 from polytope_server.authentication.identity import Identity
 from polytope_server.errors import NotAuthenticated
 from polytope_server.frontend.threads import Threads
@@ -15,13 +16,6 @@ from polytope_server.observability.context import bind_context
 from polytope_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
-
-SECURITY_HEADERS: Final = (
-    ("Cache-Control", "no-cache, no-store"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("X-XSS-Protection", "1; mode=block"),
-)
 
 
 class Paths:

@@ -11,7 +11,7 @@
     POST   /uploads/{id}?name=&size=         and its end, which makes it an object
     DELETE /uploads/{id}
     DELETE /uploads/stale?age=               what has not grown for so many seconds
-    GET    /healthz                          open to all
+    GET    /healthz, /readyz                 open to all
 
 Everything that is no object is JSON, and every error ``{"message": text}``.
 """
@@ -26,6 +26,7 @@ from typing import Any, Final
 import falcon
 from falcon.asgi import App, Request, Response
 
+from polytope_server.asgi_server import SECURITY_HEADERS
 from polytope_server.config.staging import ObjectStoreSection
 from polytope_server.errors import (
     BackendUnavailable,
@@ -43,6 +44,7 @@ from polytope_server.http_ranges import Range, RangeNotSatisfiable, parse_range
 from polytope_server.object_store.access import Access
 from polytope_server.object_store.bodies import Chunks, Disk, receive
 from polytope_server.object_store.uploads import PartedUploads
+from polytope_server.observability.health import AWAY, OK
 from polytope_server.signatures import SignedLinks
 from polytope_server.staging import checked_name
 from polytope_server.staging.local import LocalReader, LocalStaging
@@ -70,12 +72,6 @@ STATUS: Final[Mapping[type[PolytopeError], str]] = {
     StorageFull: falcon.HTTP_507,
 }
 
-_HEADERS: Final = (
-    ("Cache-Control", "no-cache, no-store"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("X-Frame-Options", "DENY"),
-    ("X-XSS-Protection", "1; mode=block"),
-)
 _LONGEST_PAGE: Final = 10_000
 
 
@@ -90,7 +86,8 @@ def create_app(section: ObjectStoreSection, staging: LocalStaging) -> Applicatio
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _falcons)
     app.add_route("/", Listing(staging, disk))
-    app.add_route("/healthz", Healthz(staging, disk))
+    app.add_route("/healthz", Healthz())
+    app.add_route("/readyz", Readyz(staging, disk))
     app.add_route("/{name}", Objects(staging, disk, max_bytes=section.max_object))
     app.add_route("/uploads/new", NewUpload(uploads, disk))
     app.add_route("/uploads/stale", StaleUploads(staging, disk))
@@ -123,10 +120,10 @@ class _Frame:
     async def process_response(
         self, req: Request, resp: Response, _resource: object, _succeeded: bool
     ) -> None:
-        for name, value in _HEADERS:
+        for name, value in SECURITY_HEADERS:
             resp.set_header(name, value)
         logger.log(
-            logging.DEBUG if req.path == "/healthz" else logging.INFO,
+            logging.DEBUG if req.path in ("/healthz", "/readyz") else logging.INFO,
             "answered",
             extra={
                 "method": req.method,
@@ -139,7 +136,16 @@ class _Frame:
 
 
 class Healthz:
-    """``/healthz``"""
+    """``/healthz``: the process lives."""
+
+    open_to_all = True
+
+    async def on_get(self, _req: Request, resp: Response) -> None:
+        resp.media = {"status": "alive"}
+
+
+class Readyz:
+    """``/readyz``: whether the directory can be used; 503 if not."""
 
     open_to_all = True
 
@@ -147,8 +153,14 @@ class Healthz:
         self._staging, self._disk = staging, disk
 
     async def on_get(self, _req: Request, resp: Response) -> None:
-        await self._disk.run(self._staging.ping)
-        resp.media = {"status": "ok"}
+        try:
+            await self._disk.run(self._staging.ping)
+        except BackendUnavailable as exc:
+            logger.warning("The directory cannot be used", extra={"cause": str(exc)})
+            resp.status, state = falcon.HTTP_503, AWAY
+        else:
+            state = OK
+        resp.media = {"staging": state}
 
 
 class Listing:

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from pydantic import SecretBytes, SecretStr
 
-HIDDEN: Final = "***"
+from polytope_server.config.secrecy import HIDDEN, NAMES_OF_SECRETS, looks_secret
+
 MAX_TEXT_CHARACTERS: Final = 64 * 1024
 """Of one text in a log; the middle of a longer one is left out."""
 
@@ -19,18 +20,11 @@ _MAX_DEPTH: Final = 8
 _MAX_ITEMS: Final = 200
 _MAX_BITS: Final = 256
 
-_PARTS: Final = (
-    "password|passwd|passphrase|secret|token|api[-_.]?key|authorization|credential|signature"
-)
-_SECRET_NAME: Final = re.compile(
-    rf"{_PARTS}|(?<![a-z])(?:key|keys|pwd|pass|auth|jwt|bearer|cookie)(?![a-z])", re.IGNORECASE
-)
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _URL: Final = re.compile(r"://([^\s'\"<>]+)")
 _ASSIGNED: Final = re.compile(
     # a name, and = as in key=value, or a quoted name and : as in a mapping; prose has neither
-    rf"""(?:{_PARTS}|(?<![A-Za-z])(?:key|pwd))[\w.-]{{0,40}}(?:=|\\?['"]\s{{0,4}}[:=]\s{{0,4}})""",
+    rf"""(?:{NAMES_OF_SECRETS}|(?<![A-Za-z])(?:key|pwd))[\w.-]{{0,40}}(?:=|\\?['"]\s{{0,4}}[:=]\s{{0,4}})""",
     re.IGNORECASE,
 )
 _QUOTED: Final = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
@@ -46,11 +40,6 @@ _HEADER: Final = re.compile(
     re.IGNORECASE,
 )
 _HEADER_LINE: Final = re.compile(r"\b((?:Proxy-)?Authorization: *)[^\r\n'\"]+", re.IGNORECASE)
-
-
-def looks_secret(name: str) -> bool:
-    """Whether a value of that name is not to be shown: ``ecmwf-apikey``, ``secretKey``, ``token``."""
-    return _SECRET_NAME.search(_CAMEL.sub("_", name)) is not None
 
 
 def text_without_secrets(text: str) -> str:

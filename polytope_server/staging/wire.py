@@ -13,7 +13,7 @@ DOWNLOAD_NAME: Final = "name"
 """Parameter of a signed link: what the client's file is to be called."""
 MEDIA_TYPE: Final = "type"
 """Parameter of a signed link: the object's Content-Type."""
-RESERVED: Final = frozenset({"healthz"})
+RESERVED: Final = frozenset({"healthz", "readyz"})
 """Names of the store's own pages, which no object can have."""
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from deployment import REALM, USERS, Deployment, until
 
+from polytope_server.demo.run import examples
 from polytope_server.demo.sample import DATES, Encoder, Field, make_fdb
 from polytope_server.demo.walk import decoded
 
@@ -156,6 +157,28 @@ def test_42_the_command_line(weather: Deployment, home: Path) -> None:
     bad = run_cli(weather, home, "list", "collections", password="wrong")
     assert bad.returncode == 1
     assert "not accepted" in bad.stderr
+
+
+def test_the_commands_that_the_demo_prints_work_as_they_are(
+    weather: Deployment, home: Path
+) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    lines = examples(weather.url, username="joe", password=USERS["joe"], collection="c1")
+    printed = []
+    for line in lines:
+        done = subprocess.run(
+            ["/bin/sh", "-c", line],
+            env={**os.environ, "PATH": path},
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, (line, done.stderr)
+        printed.append(done.stdout + done.stderr)
+    assert "weather" in printed[0]
+    assert "weather" in printed[2]
+    assert "hello" in printed[3]
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 
+from polytope_server.observability.health import ask
 from polytope_server.request import GRIB
 from polytope_server.signatures import SignedLinks
 from polytope_server.staging.wire import PART_BYTES, signing_key
@@ -166,8 +167,12 @@ def test_a_link_to_an_object_opens_nothing_else(store: Store, method: str, path:
 
 
 def test_health_is_open_to_all(store: Store) -> None:
-    answer = store.call("GET", "/healthz", headers={})
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    alive = store.call("GET", "/healthz", headers={})
+    assert (alive.status_code, alive.json()) == (200, {"status": "alive"})
+    ready = store.call("GET", "/readyz", headers={})
+    assert (ready.status_code, ready.json()) == (200, {"staging": "ok"})
+    host, _, port = store.url.removeprefix("http://").rpartition(":")
+    assert ask(host, int(port)) == (True, {"staging": "ok"})
 
 
 def test_every_answer_has_the_headers_that_protect_browsers(store: Store) -> None:

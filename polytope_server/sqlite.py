@@ -1,5 +1,6 @@
 """SQLite as our embedded back-ends use it: one connection a thread, WAL, short transactions."""
 
+import logging
 import os
 import sqlite3
 import threading
@@ -10,6 +11,8 @@ from pathlib import Path
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from polytope_server.errors import BackendUnavailable, ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -82,6 +85,7 @@ class Database:
         # only a new file: closing a descriptor of a used one drops the locks this process has on it
         with suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            logger.info("Made a new database", extra={"path": str(self._path)})
         # who turns a file to WAL while another does is not made to wait by SQLite, but refused
         Retrying(
             retry=retry_if_exception(_is_busy),

@@ -1,6 +1,7 @@
 """All processes of a server on one machine, with the embedded back-ends."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from polytope_server.asgi_server import listen_patiently
 from polytope_server.config.loading import load
@@ -127,6 +128,7 @@ class Server:
         self._started: dict[str, float] = {}
         try:
             data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._held = _hold(data_dir)
             self._file = data_dir / "standalone.yaml"
             _write_private(self._file, json.dumps(tree, indent=2))  # JSON is YAML
         except OSError as exc:
@@ -195,6 +197,7 @@ class Server:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._held.close()
 
     def _start(self, name: str) -> None:
         files = [argument for file in (self._file, *self._files) for argument in ("-f", str(file))]
@@ -209,6 +212,23 @@ class Server:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us to pass on
             )
+
+
+def _hold(data_dir: Path) -> IO[str]:
+    """Keep other servers away from the directory, until this is closed or the process has ended.
+
+    Raises:
+        ConfigurationError: another server holds it.
+    """
+    held = (data_dir / "lock").open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        held.close()
+        raise ConfigurationError(
+            f"--data-dir: {data_dir} is in use by another server; stop that one or choose another directory"
+        ) from exc
+    return held
 
 
 def password_of(data_dir: Path) -> str:

@@ -125,6 +125,7 @@ class Deployment:
         self.file = directory / "config.yaml"
         self.file.write_text(json.dumps(self.tree))
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._killed_groups: list[int] = []
 
     def __enter__(self) -> "Deployment":
         for name in self.names:
@@ -160,7 +161,11 @@ class Deployment:
         return self.processes[label]
 
     def until_ready(self) -> None:
+        """Wait until the processes running now answer: not what is left of a killed one."""
+
         def ready() -> bool:
+            if any(_group_exists(group) for group in self._killed_groups):
+                return False
             for label, process in self.processes.items():
                 assert process.poll() is None, f"{label} ended: {self.log(label)[-3000:]}"
             try:
@@ -176,6 +181,7 @@ class Deployment:
         process.send_signal(number)
         if number == signal.SIGKILL:
             process.wait(timeout=30)
+            self._killed_groups.append(process.pid)
 
     @staticmethod
     def kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -246,6 +252,14 @@ class Deployment:
         response = self.finished(request_id, user=user, deadline_s=deadline_s)
         assert response.status_code == 303, response.text
         return self.call("GET", response.headers["Location"], user=None).content
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

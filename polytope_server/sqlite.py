@@ -4,7 +4,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -25,20 +25,21 @@ class Database:
 
     Args:
         path: the file; its directory is made, closed to others.
-        schema: statements that make an empty file ours.
-        version: what `schema` makes, kept in the file. One version's difference is tolerated, so that
-            old and new processes can run side by side during an upgrade.
+        schema: the statements that lead from each version to the next, the first from an empty file; their
+            number is the version, kept in the file. An older file is brought up to date when it is opened.
+            Each step only adds: one version's difference is tolerated, so that old and new processes can run
+            side by side during an upgrade.
         durable: False for files that may lose their last commits at a power cut.
         replaceable: follow the path if somebody removes the file; for files that hold no truth.
 
     Raises:
-        ConfigurationError: the file cannot be opened or made, is not ours, or too old or new for us.
+        ConfigurationError: the file cannot be opened or made, is not ours, or too new for us.
     """
 
     def __init__(
-        self, path: Path, *, schema: str, version: int, durable: bool, replaceable: bool = False
+        self, path: Path, *, schema: Sequence[str], durable: bool, replaceable: bool = False
     ) -> None:
-        self._path, self._schema, self._version = path, schema, version
+        self._path, self._schema = path, schema
         self._durable, self._replaceable = durable, replaceable
         self._threads = threading.local()
         try:
@@ -108,18 +109,23 @@ class Database:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("BEGIN IMMEDIATE")
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                if db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-                    raise ConfigurationError(f"{self._path}: this is a database of something else")
-                for statement in self._schema.split(";\n"):
-                    if statement.strip():
-                        db.execute(statement)
-                db.execute(f"PRAGMA user_version={self._version}")
-            elif abs(version - self._version) > 1:
+            if version == 0 and db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+                raise ConfigurationError(f"{self._path}: this is a database of something else")
+            if version > len(self._schema) + 1:
                 raise ConfigurationError(
-                    f"{self._path}: has schema version {version}, this server reads {self._version}"
+                    f"{self._path}: has schema version {version}, this server reads {len(self._schema)}"
                 )
+            for step in self._schema[version:]:
+                for statement in _statements(step):
+                    db.execute(statement)
+            if version < len(self._schema):
+                db.execute(f"PRAGMA user_version={len(self._schema)}")
             db.execute("COMMIT")
+        if 0 < version < len(self._schema):
+            logger.info(
+                "Brought a database up to date",
+                extra={"path": str(self._path), "from": version, "to": len(self._schema)},
+            )
 
     def _follow(self, name: str) -> None:
         """Forget this thread's connection if the file at our path is another one by now."""
@@ -133,6 +139,18 @@ class Database:
         if known != identity:
             setattr(self._threads, name, None)
             setattr(self._threads, f"{name}_file", identity)
+
+
+def _statements(text: str) -> Iterator[str]:
+    """The statements of a text, one by one, for SQLite runs several only outside of a transaction."""
+    statement = ""
+    for line in text.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        raise ValueError(f"an unfinished statement: {statement}")
 
 
 @contextmanager

@@ -21,9 +21,8 @@ CREATE TABLE messages (
     attempt INTEGER NOT NULL,
     visible_at REAL NOT NULL,
     UNIQUE (id, attempt)
-)
+);
 """
-_VERSION = 1
 
 _RECEIVE = """
 UPDATE messages SET visible_at = :hidden_until
@@ -41,9 +40,7 @@ class SqliteQueue:
     Config = SqliteQueueSection
 
     def __init__(self, config: SqliteQueueSection) -> None:
-        self._database = Database(
-            config.path, schema=_SCHEMA, version=_VERSION, durable=False, replaceable=True
-        )
+        self._database = Database(config.path, schema=[_SCHEMA], durable=False, replaceable=True)
         directory = config.hints_dir or config.path.with_name(config.path.name + ".hints")
         try:
             self._hints = HintDirectory(directory)

@@ -14,7 +14,7 @@ from polytope_server.request_store import Forgotten, Staged, Waiting
 from polytope_server.sqlite import Database, our_errors
 from polytope_server.user import User
 
-_SCHEMA = """
+_REQUESTS = """
 CREATE TABLE requests (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -56,9 +56,52 @@ CREATE INDEX finished_by_id ON requests (id, modified_at) WHERE status IN ('proc
 CREATE TABLE dispatched (collection TEXT PRIMARY KEY, turn INTEGER NOT NULL);
 CREATE TABLE positions (collection TEXT PRIMARY KEY, ids TEXT NOT NULL);
 CREATE TABLE posts (post TEXT PRIMARY KEY, holder TEXT NOT NULL, expires_at REAL NOT NULL);
-CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL)
+CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-_VERSION = 1
+
+# By a trigger, so that a process of the version before leaves its records of use, too.
+_USAGE_AND_OPERATIONS = """
+CREATE TABLE usage (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    record TEXT NOT NULL
+);
+CREATE TRIGGER finished AFTER UPDATE OF status ON requests
+WHEN NEW.status IN ('processed', 'failed') AND OLD.status <> NEW.status
+BEGIN
+    INSERT INTO usage (record) VALUES (json_object(
+        'id', NEW.id,
+        'user', json(NEW.user),
+        'verb', NEW.verb,
+        'collection', NEW.collection,
+        'datasource', NEW.datasource,
+        'status', NEW.status,
+        'attempt', NEW.attempt,
+        'bytes', coalesce(json_extract(NEW.result, '$.size_bytes'),
+                          json_extract(NEW.input, '$.size_bytes'), 0),
+        'created_at', NEW.created_at,
+        'finished_at', NEW.modified_at,
+        'status_history', json(NEW.status_history)));
+END;
+CREATE TABLE marks (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    made_by TEXT NOT NULL,
+    made_at REAL NOT NULL,
+    PRIMARY KEY (kind, name)
+);
+CREATE TABLE workers (
+    name TEXT PRIMARY KEY,
+    slots INTEGER NOT NULL,
+    busy INTEGER NOT NULL,
+    seen_at REAL NOT NULL
+);
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    record TEXT NOT NULL
+);
+"""
+
+SCHEMA = [_REQUESTS, _USAGE_AND_OPERATIONS]
 
 _APPLY = """
 UPDATE requests SET
@@ -133,7 +176,7 @@ class SqliteRequestStore:
     Config = SqliteStoreSection
 
     def __init__(self, config: SqliteStoreSection) -> None:
-        self._database = Database(config.path, schema=_SCHEMA, version=_VERSION, durable=True)
+        self._database = Database(config.path, schema=SCHEMA, durable=True)
 
     def ping(self) -> None:
         self._database.ping()

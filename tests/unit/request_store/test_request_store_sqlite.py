@@ -4,6 +4,7 @@ import multiprocessing
 import sqlite3
 import stat
 from collections import Counter
+from contextlib import closing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from polytope_server.config.embedded import SqliteStoreSection
 from polytope_server.errors import BackendUnavailable, ConfigurationError, StepLost
 from polytope_server.request import Lease, Status, Step
 from polytope_server.request_store import RequestStore
-from polytope_server.request_store.sqlite import SqliteRequestStore
+from polytope_server.request_store.sqlite import SCHEMA, SqliteRequestStore
+from polytope_server.sqlite import Database
 from polytope_server.testing.request_store import (
     JOE,
     RequestStoreContract,
@@ -65,14 +67,41 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes | None, said: 
 def test_a_much_newer_schema_is_refused_and_the_next_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite"
     open_store(path)
-    for version, refused in ((2, False), (3, True)):
+    newest = schema_version(path)
+    for version, refused in ((newest + 1, False), (newest + 2, True)):
         with sqlite3.connect(path) as db:
             db.execute(f"PRAGMA user_version={version}")
         if refused:
-            with pytest.raises(ConfigurationError, match="schema version 3"):
+            with pytest.raises(ConfigurationError, match=f"schema version {version}"):
                 open_store(path)
         else:
             open_store(path).ping()
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date_with_all_its_requests(
+    tmp_path: Path,
+) -> None:
+    path, new = tmp_path / "r.sqlite", tmp_path / "new.sqlite"
+    request = open_store(new).add(new_request())
+    Database(path, schema=SCHEMA[:1], durable=True)
+    assert schema_version(path) == 1
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("ATTACH ? AS new", (str(new),))
+        db.execute("INSERT INTO main.requests SELECT * FROM new.requests")
+    assert open_store(path).get(request.id) == request
+    assert schema_version(path) == schema_version(new) == len(SCHEMA)
+    assert everything_in(path) == everything_in(new)
+
+
+def schema_version(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def everything_in(path: Path) -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
 
 
 def test_a_directory_in_its_place_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 # A wide terminal keeps tables in logs whole.
 export COLUMNS ?= 120
 
-.PHONY: demo test unit check format clean help
+.PHONY: demo test unit check format bench clean help
 
 help:
 	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
 	@echo "make test                       everything that must pass"
 	@echo "make unit                       the unit tests"
 	@echo "make check                      ruff, mypy, import-linter"
+	@echo "make bench                      all benchmarks, about ten minutes"
 	@echo "make format                     format the code"
 	@echo "make clean                      remove .venv"
 
@@ -40,6 +41,9 @@ unit: $(BIN)/.dev
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/e2e
+
+bench: $(BIN)/.dev
+	$(BIN)/python -m benchmarks $(foreach file,$(CONFIG),--config $(file))
 
 format: $(BIN)/.dev
 	$(BIN)/ruff format .

@@ -1,5 +1,6 @@
 """One door to every back-end, ours and everybody's: entry points, loaded only when named."""
 
+import functools
 from collections.abc import Mapping
 from importlib.metadata import EntryPoints, entry_points
 from typing import Any
@@ -12,8 +13,9 @@ def backends(abstraction: str) -> EntryPoints:
     return entry_points(group=f"polytope_server.{abstraction}")
 
 
+@functools.cache
 def load_backend(abstraction: str, name: str) -> Any:
-    """The class of one back-end, imported now.
+    """The class of one back-end, imported now, and found at once when it is asked for again.
 
     Raises:
         ConfigurationError: there is no such back-end, or its library is not installed.

@@ -1,5 +1,6 @@
 """Which values of a configuration are not to be shown, by the names of their keys and by their shape."""
 
+import functools
 import re
 from typing import Final
 
@@ -20,6 +21,7 @@ _USER_INFO: Final = re.compile(r"(?<=://)[^\s'\"<>]*@")
 _ASSIGNMENT: Final = re.compile(r"([\w.-]+)(=)([^\s&;,'\"]+)", re.ASCII)
 
 
+@functools.lru_cache(maxsize=1024)
 def looks_secret(name: str) -> bool:
     """Whether a value under that key is not to be shown: ``ecmwf-apikey``, ``secretKey``, ``token``."""
     return _NAME.search(_CAMEL.sub("_", name)) is not None

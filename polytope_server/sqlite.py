@@ -1,5 +1,6 @@
-"""SQLite as our embedded back-ends use it: one connection a thread, WAL, short transactions."""
+"""SQLite as our embedded back-ends use it: one connection a thread, short transactions, WAL for what lasts."""
 
+import fcntl
 import logging
 import os
 import sqlite3
@@ -29,19 +30,17 @@ class Database:
             number is the version, kept in the file. An older file is brought up to date when it is opened.
             Each step only adds: one version's difference is tolerated, so that old and new processes can run
             side by side during an upgrade.
-        durable: False for files that may lose their last commits at a power cut.
-        replaceable: follow the path if somebody removes the file; for files that hold no truth.
+        replaceable: for a file that holds no truth: nothing of it need survive a power cut, and it is made
+            again if somebody removes or damages it. It has no WAL, whose parts could outlive it.
 
     Raises:
         ConfigurationError: the file cannot be opened or made, is not ours, or too new for us.
     """
 
-    def __init__(
-        self, path: Path, *, schema: Sequence[str], durable: bool, replaceable: bool = False
-    ) -> None:
-        self._path, self._schema = path, schema
-        self._durable, self._replaceable = durable, replaceable
+    def __init__(self, path: Path, *, schema: Sequence[str], replaceable: bool = False) -> None:
+        self._path, self._schema, self._replaceable = path, schema, replaceable
         self._threads = threading.local()
+        self._writing = threading.Lock()
         try:
             self._make()
         except OSError as exc:
@@ -52,25 +51,32 @@ class Database:
             raise ConfigurationError(f"{path}: cannot be used as a database: {exc}") from exc
 
     def ping(self) -> None:
-        """Return if the file answers; `BackendUnavailable` if not."""
-        with our_errors():
-            self.connection().execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        """Return if the file answers and is ours; `BackendUnavailable` if not."""
+        with self.errors():
+            (version,) = self.connection().execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._make_again()
+            raise BackendUnavailable(f"the embedded database {self._path.name} was emptied")
 
     def connection(self, *, durable: bool = True) -> sqlite3.Connection:
         """This thread's connection, in autocommit mode."""
-        name = "durable" if durable and self._durable else "hints"
+        name = "durable" if durable and not self._replaceable else "hints"
         if self._replaceable:
             self._follow(name)
         known: sqlite3.Connection | None = getattr(self._threads, name, None)
         if known is None:
-            known = self._open(synchronous="FULL" if name == "durable" else "NORMAL")
+            without = "OFF" if self._replaceable else "NORMAL"
+            known = self._open(synchronous="FULL" if name == "durable" else without)
             setattr(self._threads, name, known)
         return known
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """A write transaction, committed at the end or rolled back by an exception."""
-        with our_errors():
+        """A write transaction, committed at the end or rolled back by an exception.
+
+        Threads of one process take turns here: who finds SQLite's own lock taken sleeps and looks again.
+        """
+        with self.errors(), self._writing:
             db = self.connection(durable=durable)
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -79,6 +85,42 @@ class Database:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """SQLite's errors as ours. A replaceable file that is damaged is made again for the next call."""
+        with our_errors():
+            try:
+                yield
+            except sqlite3.DatabaseError as exc:
+                if self._replaceable and _is_damaged(exc):
+                    self._make_again()
+                raise
+
+    def _make_again(self) -> None:
+        """Replace a file that is not ours any more, unless another process has just done so."""
+        if not self._replaceable:
+            return
+        with self._replacing():
+            try:
+                with closing(self._open(synchronous="NORMAL")) as db:
+                    (version,) = db.execute("PRAGMA user_version").fetchone()
+                    db.execute("PRAGMA quick_check(1)").fetchone()
+                    if version:
+                        return
+            except sqlite3.DatabaseError as exc:
+                if not _is_damaged(exc):
+                    raise
+            logger.warning("Making a damaged database again", extra={"path": str(self._path)})
+            self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _replacing(self) -> Iterator[None]:
+        """One process at a time decides that the file must be made again."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._path.with_name(self._path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _make(self) -> None:
         """Make the file if it is missing, and see that it is ours."""
@@ -106,7 +148,7 @@ class Database:
 
     def _check(self) -> None:
         with closing(self._open(synchronous="FULL")) as db:
-            db.execute("PRAGMA journal_mode=WAL")
+            db.execute(f"PRAGMA journal_mode={'TRUNCATE' if self._replaceable else 'WAL'}")
             db.execute("BEGIN IMMEDIATE")
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0 and db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
@@ -133,7 +175,11 @@ class Database:
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
-            self._make()
+            with self._replacing():
+                if not self._path.exists():
+                    # what would be rolled back with it is not in the new file
+                    self._path.with_name(self._path.name + "-journal").unlink(missing_ok=True)
+                    self._make()
             found = os.stat(self._path)
         identity = (found.st_dev, found.st_ino)
         if known != identity:
@@ -164,6 +210,15 @@ def our_errors() -> Iterator[None]:
         raise BackendUnavailable(
             f"the embedded database cannot be reached: {exc.strerror}"
         ) from exc
+
+
+def _is_damaged(error: sqlite3.DatabaseError) -> bool:
+    primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return (
+        primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        or primary == sqlite3.SQLITE_ERROR
+        and str(error).startswith("no such table")
+    )
 
 
 def _is_busy(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ guess gets its turn, one after the other, so that sending many at once gains not
 when it gets the turn, so that hanging up before the answer gains nothing either.
 """
 
+import functools
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
@@ -36,6 +37,7 @@ def pause_s(guesses: int) -> float:
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(guesses - FREE_GUESSES, 16))
 
 
+@functools.lru_cache(maxsize=4096)
 def neighbourhood(address: str) -> str:
     """What one party surely holds as a whole: an IPv4 address, or an IPv6 network of 64 bits."""
     try:

@@ -1,10 +1,16 @@
 """What clients read about a request: poll answers and list records, from the request alone."""
 
+import json
 from typing import Any, Final
 
 from polytope_server.request import Request, Status, Verb
 
 RETRY_AFTER_S: Final = 5
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as it leaves: readable, and with half of a surrogate pair, which is no text, as an escape."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def shown_status(status: Status) -> str:

@@ -1,7 +1,6 @@
 """The one place where a frontend is put together."""
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from polytope_server.caching import Cache
 from polytope_server.collection import Collection
 from polytope_server.config.model import FrontendSection
 from polytope_server.frontend import errors
+from polytope_server.frontend.answers import json_bytes
 from polytope_server.frontend.links import Links
 from polytope_server.frontend.middleware import Authentication, Log, Paths, SecurityHeaders
 from polytope_server.frontend.polling import Reader, Watcher
@@ -119,9 +119,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
         ),
     ]
     app: Application = App(middleware=middleware)
-    app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(
-        dumps=functools.partial(json.dumps, ensure_ascii=False)
-    )
+    app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(dumps=json_bytes)
     errors.install(app)
     app.add_route("/healthz", Healthz())
     app.add_route("/readyz", Readyz(readiness, health_threads))

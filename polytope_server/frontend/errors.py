@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
@@ -28,6 +27,7 @@ from polytope_server.errors import (
     UnsupportedMediaType,
     UserError,
 )
+from polytope_server.frontend.answers import json_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,7 @@ def install(app: App[Request, Response]) -> None:
 def say(resp: Response, message: str) -> None:
     """The one shape of an error body; clients break on the text ``message`` itself."""
     resp.content_type = falcon.MEDIA_JSON
-    resp.data = json.dumps(
-        {"message": message if message != "message" else "message."}, ensure_ascii=False
-    ).encode()
+    resp.data = json_bytes({"message": message if message != "message" else "message."})
     resp.text = resp.media = None
 
 

@@ -180,11 +180,11 @@ def _json_object(body: bytes) -> Mapping[str, Any]:
 
 def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     """An object whose keys are told apart: nobody could say which of two values was meant."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(f"The key {_short(repeated)} is given more than once.")
+    value: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in value:
+            raise InvalidRequest(f"The key {_short(name)} is given more than once.")
+        value[name] = item
     return value
 
 

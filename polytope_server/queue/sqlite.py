@@ -10,7 +10,7 @@ from polytope_server.config.embedded import SqliteQueueSection
 from polytope_server.errors import ConfigurationError
 from polytope_server.queue import Delivery, Hint, Hints, Message, Topic
 from polytope_server.queue.hints import HintDirectory
-from polytope_server.sqlite import Database, our_errors
+from polytope_server.sqlite import Database
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class SqliteQueue:
     Config = SqliteQueueSection
 
     def __init__(self, config: SqliteQueueSection) -> None:
-        self._database = Database(config.path, schema=[_SCHEMA], durable=False, replaceable=True)
+        self._database = Database(config.path, schema=[_SCHEMA], replaceable=True)
         directory = config.hints_dir or config.path.with_name(config.path.name + ".hints")
         try:
             self._hints = HintDirectory(directory)
@@ -64,7 +64,7 @@ class SqliteQueue:
 
     def receive(self) -> Delivery | None:
         now = time.time()
-        with our_errors():
+        with self._database.errors():
             # Idle workers look often; a read takes no lock that others would wait for.
             if (
                 not self._database.connection()
@@ -92,7 +92,7 @@ class SqliteQueue:
         self.hint(Topic.PUBLISHED)
 
     def size(self) -> int:
-        with our_errors():
+        with self._database.errors():
             return int(
                 self._database.connection().execute("SELECT count(*) FROM messages").fetchone()[0]
             )

@@ -176,7 +176,7 @@ class SqliteRequestStore:
     Config = SqliteStoreSection
 
     def __init__(self, config: SqliteStoreSection) -> None:
-        self._database = Database(config.path, schema=SCHEMA, durable=True)
+        self._database = Database(config.path, schema=SCHEMA)
 
     def ping(self) -> None:
         self._database.ping()

@@ -20,8 +20,10 @@ from polytope_server.standalone import Server, configuration
 PAGE = Path(__file__).parents[2] / "docs" / "rest-api.md"
 USER, PASSWORD = "demo", "pass-word_9"
 END = "--- end of block ---"
-_BLOCK = re.compile(r"^```sh\n(?P<code>.*?)^```\n(?:```text\n(?P<output>.*?)^```\n)?", re.M | re.S)
-_PYTHON = re.compile(r"^```python\n(?P<code>.*?)^```\n", re.M | re.S)
+_BLOCK = re.compile(
+    r"^```sh\n(?P<code>.*?)^```\n(?:```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL
+)
+_PYTHON = re.compile(r"^```python\n(?P<code>.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
 class Block(NamedTuple):

@@ -91,6 +91,9 @@ BODIES = [
     b'{"verb": "retrieve", "request": {"a": NaN}}',
     b'{"verb": "retrieve", "request": {"a": -Infinity}}',
     b'{"verb": "retrieve", "request": "\\ud800"}',
+    b'{"verb": "\\ud800", "request": "x"}',
+    b'{"verb": "retrieve", "request": ["\\ud800"]}',
+    b'{"\\ud800": 1, "\\ud800": 2}',
     b'{"verb": "retrieve", "request": {"a": ' + b"9" * 5000 + b"}}",
     b"\x00" * 100,
     b"\xef\xbb\xbf{}",
@@ -104,6 +107,15 @@ BODIES = [
 def test_bodies_that_make_no_sense(server: Deployment, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     is_refused(server.call("POST", "/requests/c1", data=body, headers=headers, user="eve"))
+
+
+def test_a_body_of_very_many_keys_does_not_stop_the_others(server: Deployment) -> None:
+    pairs = [f'"{number:x}":1' for number in range(20_000)]
+    body = "{" + ",".join(pairs) + ',"zz":1,"zz":2}'
+    headers = {"Content-Type": "application/json"}
+    begin = time.monotonic()
+    is_refused(server.call("POST", "/requests/c1", data=body, headers=headers, user="eve"))
+    assert time.monotonic() - begin < 2
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The embedded queue: the contract, its files, and what happens when they vanish."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
 from polytope_server.config.embedded import SqliteQueueSection
+from polytope_server.errors import BackendUnavailable
 from polytope_server.queue import Message, Queue, Topic
 from polytope_server.queue import sqlite as module
 from polytope_server.queue.sqlite import SqliteQueue
@@ -56,6 +58,33 @@ def test_a_removed_file_is_made_again_and_shared_by_all(tmp_path: Path) -> None:
     delivery = two.receive()
     assert delivery is not None
     assert delivery.message == Message(id="id2", attempt=1)
+
+
+@pytest.mark.parametrize("harm", ["remove", "empty", "damage"])
+def test_a_file_that_comes_to_harm_while_it_is_used_is_made_again(
+    tmp_path: Path, harm: str
+) -> None:
+    path = tmp_path / "q.sqlite"
+    queues = [open_queue(path) for _ in range(3)]
+    for round_ in range(4):
+        for queue in queues:
+            queue.publish([message(round_)])
+        match harm:
+            case "remove":
+                path.unlink()
+            case "empty":
+                os.truncate(path, 0)
+            case "damage":
+                path.write_bytes(b"no database any more" * 500)
+        for _ in range(2):  # who finds the harm is told that the queue was away
+            for queue in queues:
+                with contextlib.suppress(BackendUnavailable):
+                    queue.ping()
+        queues[0].publish([message(round_)])
+        for queue in queues:
+            queue.ping()
+            assert queue.size() == 1
+        assert queues[1].receive() is not None
 
 
 def test_sockets_of_dead_listeners_are_removed(tmp_path: Path) -> None:

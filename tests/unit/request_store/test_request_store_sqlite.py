@@ -83,7 +83,7 @@ def test_a_file_of_the_first_version_is_brought_up_to_date_with_all_its_requests
 ) -> None:
     path, new = tmp_path / "r.sqlite", tmp_path / "new.sqlite"
     request = open_store(new).add(new_request())
-    Database(path, schema=SCHEMA[:1], durable=True)
+    Database(path, schema=SCHEMA[:1])
     assert schema_version(path) == 1
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("ATTACH ? AS new", (str(new),))

@@ -1,4 +1,4 @@
-"""SQLite as our embedded back-ends use it: one connection a thread, short transactions, WAL for what lasts."""
+"""SQLite as our embedded back-ends use it: one connection a thread, short transactions."""
 
 import fcntl
 import logging
@@ -214,10 +214,8 @@ def our_errors() -> Iterator[None]:
 
 def _is_damaged(error: sqlite3.DatabaseError) -> bool:
     primary = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
-    return (
-        primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-        or primary == sqlite3.SQLITE_ERROR
-        and str(error).startswith("no such table")
+    return primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or (
+        primary == sqlite3.SQLITE_ERROR and str(error).startswith("no such table")
     )
 
 

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A wide terminal keeps tables in logs whole.
 export COLUMNS ?= 120
 
-.PHONY: demo test unit check format bench clean help
+.PHONY: demo test unit check format bench chaos soak clean help
 
 help:
 	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
@@ -14,6 +14,8 @@ help:
 	@echo "make unit                       the unit tests"
 	@echo "make check                      ruff, mypy, import-linter"
 	@echo "make bench                      all benchmarks, about ten minutes"
+	@echo "make chaos [SEED=n] [KILLS=200] random kills under load, each followed by a look at every promise"
+	@echo "make soak [SECONDS=600]         steady load; memory, files, threads and databases must stay flat"
 	@echo "make format                     format the code"
 	@echo "make clean                      remove .venv"
 
@@ -44,6 +46,12 @@ test: check
 
 bench: $(BIN)/.dev
 	$(BIN)/python -m benchmarks $(foreach file,$(CONFIG),--config $(file))
+
+chaos: $(BIN)/.dev
+	$(BIN)/python tests/chaos/chaos.py --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))
+
+soak: $(BIN)/.dev
+	$(BIN)/python tests/chaos/soak.py --seconds $(or $(SECONDS),600)
 
 format: $(BIN)/.dev
 	$(BIN)/ruff format .

@@ -233,6 +233,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": int(self.limits.graceful_timeout_s + _FORCED_S) + 1,
             "asgi_lifespan": "on",
             "asgi_loop": "asyncio",
+            "http_parser": "fast",
             "control_socket_disable": True,
             "accesslog": None,
             "logger_class": _Log,
@@ -243,6 +244,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Application:
+        # asked of a subclass, as connections do, gunicorn notes the answer where it does not look
+        ASGIProtocol._check_h1c_protocol_available()
         try:
             return self._app_factory()
         except PolytopeError as exc:

@@ -25,9 +25,9 @@ To archive, submit with the verb `archive`, and `POST` the data to the `Location
 `Authorization` may hold several, separated by commas; the first that is accepted counts.
 
 **Errors** have one shape, `{"message": "..."}`, always as JSON. A request that has *failed* is told with \
-400, never with 5xx. A path that does not exist is answered with 404, a method that a path does not have with \
-405 and `Allow`; where a login is needed, 401 comes first. What is no HTTP, or has headers beyond all measure, \
-is refused with 400, 413, 431 or 501 before anybody looks at it.
+400, never with 5xx. A path that does not exist is 404; a method that a path does not have is 405, with \
+`Allow`; where a login is needed, 401 comes first. What is no HTTP, or has headers beyond all measure, is \
+refused with 400, 414, 431 or 501 before anybody looks at it.
 
 **Paths.** A doubled slash, or one at the end, does no harm.
 """

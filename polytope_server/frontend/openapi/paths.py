@@ -125,15 +125,7 @@ class Paths:
             "/readyz": {"get": self._readyz()},
             "/": {"get": self._page()},
             "/ui/{file}": {
-                "parameters": [
-                    {
-                        "name": "file",
-                        "in": "path",
-                        "required": True,
-                        "description": "The name of a file.",
-                        "schema": {"type": "string", "enum": sorted(self._page_files)},
-                    }
-                ],
+                "parameters": [_path_parameter("file", "The name of a file.", "swagger-ui.css")],
                 "get": self._page_file(),
             },
             "/openapi.json": {"get": self._document("openapi")},
@@ -579,6 +571,7 @@ class Paths:
             "operationId": "pageFile",
             "tags": ["Documentation"],
             "summary": "What the page is made of",
+            "description": f"There are: {', '.join(sorted(self._page_files))}.",
             "security": [],
             "responses": {
                 "200": self._responses.answer(

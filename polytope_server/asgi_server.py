@@ -334,8 +334,7 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
         headers = (
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-cache, no-store"),
-            ("X-Content-Type-Options", "nosniff"),
+            *SECURITY_HEADERS,
             ("Connection", "close"),
             *extra_headers,
         )

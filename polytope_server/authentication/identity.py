@@ -95,6 +95,11 @@ class Identity:
             )
         return cls(opened, cache)
 
+    @property
+    def schemes(self) -> Sequence[str]:
+        """The words of the Authorization header that somebody here reads."""
+        return [each[0].scheme for each in self._by_scheme.values()]
+
     def challenges(self) -> str:
         """The value of ``WWW-Authenticate``: one challenge per scheme; empty if there is none."""
         return ", ".join(each[0].challenge() for each in self._by_scheme.values())
@@ -148,7 +153,7 @@ class Identity:
         return user
 
     def _wanted(self) -> str:
-        schemes = ", ".join(each[0].scheme for each in self._by_scheme.values()) or "none"
+        schemes = ", ".join(self.schemes) or "none"
         return f"An Authorization header with credentials is needed; accepted schemes: {schemes}."
 
     def _authenticate(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import falcon
+from falcon import CORSMiddleware
 from falcon.asgi import App, Request, Response
 
 from polytope_server.authentication.identity import Identity
@@ -15,8 +16,15 @@ from polytope_server.config.model import FrontendSection
 from polytope_server.frontend import errors
 from polytope_server.frontend.answers import json_bytes
 from polytope_server.frontend.links import Links
-from polytope_server.frontend.middleware import Authentication, Log, Paths, SecurityHeaders
+from polytope_server.frontend.middleware import (
+    EXPOSED_HEADERS,
+    Authentication,
+    Log,
+    Paths,
+    SecurityHeaders,
+)
 from polytope_server.frontend.polling import Reader, Watcher
+from polytope_server.frontend.resources.documentation import Document, Page, PageFile
 from polytope_server.frontend.resources.downloads import Downloads
 from polytope_server.frontend.resources.requests import AllRequests, Polls, Requests
 from polytope_server.frontend.resources.system import Healthz, Readyz, Test
@@ -111,16 +119,23 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     middleware: list[Any] = [
         Paths(),
         Log(services.metrics),
-        SecurityHeaders(allow_origin=settings.allow_origin),
+        SecurityHeaders(),
         authentication,
         _Lifespan(
             watcher,
             (store_threads, submit_threads, staging_threads, identity_threads, health_threads),
         ),
     ]
+    if settings.allow_origin is not None:
+        middleware.append(CORSMiddleware(settings.allow_origin, EXPOSED_HEADERS))
     app: Application = App(middleware=middleware)
     app.resp_options.media_handlers[falcon.MEDIA_JSON] = falcon.media.JSONHandler(dumps=json_bytes)
     errors.install(app)
+    api_document = Document(settings, services.identity, urls)
+    app.add_route("/", Page())
+    app.add_route("/ui/{name}", PageFile())
+    app.add_route("/openapi.json", api_document)
+    app.add_route(f"{API}/openapi", api_document)
     app.add_route("/healthz", Healthz())
     app.add_route("/readyz", Readyz(readiness, health_threads))
     app.add_route(f"{API}/test", Test())

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from typing import Any
+from typing import Any, Final
 
 from falcon.asgi import Request, Response
 
@@ -16,6 +16,18 @@ from polytope_server.observability.context import bind_context
 from polytope_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+EXPOSED_HEADERS: Final = (
+    "Accept-Ranges",
+    "Content-Disposition",
+    "Content-Range",
+    "ETag",
+    "Location",
+    "Repr-Digest",
+    "Retry-After",
+    "WWW-Authenticate",
+)
+"""What scripts of another origin may read, if that origin is allowed at all."""
 
 
 class Paths:
@@ -62,17 +74,11 @@ class Log:
 class SecurityHeaders:
     """On every response, whatever it is."""
 
-    def __init__(self, *, allow_origin: str | None) -> None:
-        self._allow_origin = allow_origin
-
     async def process_response(
         self, _req: Request, resp: Response, _resource: Any, _succeeded: bool
     ) -> None:
         for name, value in SECURITY_HEADERS:
             resp.set_header(name, value)
-        if self._allow_origin:
-            resp.set_header("Access-Control-Allow-Origin", self._allow_origin)
-            resp.set_header("Access-Control-Expose-Headers", "Location, Retry-After")
 
 
 class Authentication:

@@ -25,7 +25,7 @@ from polytope_server.user import User
 
 logger = logging.getLogger(__name__)
 
-_KEY_LENGTH = 255
+KEY_LENGTH = 255
 _ROOM_S = 5.0
 """How long an answer about free room is good for."""
 
@@ -59,10 +59,10 @@ class Submission:
             raise InvalidRequest(
                 f"The request body has {said}; it must be a text or an object, and not empty."
             )
-        url = fields.get("url") or ""
-        if not isinstance(url, str):
+        url = fields.get("url")
+        if url is not None and not isinstance(url, str):
             raise InvalidRequest("The 'url' of a request must be a text.")
-        return cls(verb=Verb(verb), request=request, url=url)
+        return cls(verb=Verb(verb), request=request, url=url or "")
 
 
 class Submit:
@@ -107,8 +107,8 @@ class Submit:
             BackendUnavailable: nothing was stored.
         """
         collection = self.collection(user, name)
-        if idempotency_key is not None and not 0 < len(idempotency_key) <= _KEY_LENGTH:
-            raise InvalidRequest(f"An Idempotency-Key has 1 to {_KEY_LENGTH} characters.")
+        if idempotency_key is not None and not 0 < len(idempotency_key) <= KEY_LENGTH:
+            raise InvalidRequest(f"An Idempotency-Key has 1 to {KEY_LENGTH} characters.")
         if submission.url:
             raise InvalidRequest(
                 "This server does not fetch data from a 'url'; leave it empty and upload the data."

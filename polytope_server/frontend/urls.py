@@ -35,15 +35,16 @@ class PublicUrls:
             )
 
     def request(self, req: Request, request_id: str) -> str:
-        return f"{self._of(req)}{API}/requests/{request_id}"
+        return f"{self.base(req)}{API}/requests/{request_id}"
 
     def upload(self, req: Request, request_id: str) -> str:
-        return f"{self._of(req)}{API}/uploads/{request_id}"
+        return f"{self.base(req)}{API}/uploads/{request_id}"
 
     def download(self, req: Request, request_id: str, query: str) -> str:
-        return f"{self._of(req)}{API}/downloads/{request_id}?{query}"
+        return f"{self.base(req)}{API}/downloads/{request_id}?{query}"
 
-    def _of(self, req: Request) -> str:
+    def base(self, req: Request) -> str:
+        """Where all of this server is found, without a slash at the end."""
         if self._proxy_support:
             host = _last(req.get_header("X-Forwarded-Host"))
             scheme = _last(req.get_header("X-Forwarded-Proto")) or "https"

@@ -99,6 +99,8 @@ BODIES = [
     b"\xef\xbb\xbf{}",
     "{\"verb\": \"retrieve\"}".encode("utf-16"),
     b'{"verb": "archive", "request": {"class": "rd"}, "url": 5}',
+    b'{"verb": "archive", "request": {"class": "rd"}, "url": false}',
+    b'{"verb": "archive", "request": {"class": "rd"}, "url": []}',
     b'{"verb": "archive", "request": {"class": "rd"}, "url": "file:///etc/passwd"}',
 ]  # fmt: skip
 

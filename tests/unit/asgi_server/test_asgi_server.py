@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from polytope_server.asgi_server import listen
+from polytope_server.asgi_server import SECURITY_HEADERS, listen
 from polytope_server.errors import ConfigurationError
 
 PROGRAM = Path(__file__).with_name("serving.py")
@@ -369,6 +369,8 @@ def test_what_is_no_http_is_refused_in_the_shape_of_every_error(
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert list(json.loads(body)) == ["message"]
+    for name, value in SECURITY_HEADERS:
+        assert f"\r\n{name}: {value}\r\n".encode() in head + b"\r\n"
 
 
 def test_a_hangup_starts_new_worker_processes(serve: Callable[..., Served]) -> None:

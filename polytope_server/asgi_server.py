@@ -88,8 +88,12 @@ def serve(
     idle_timeout_s: float,
     graceful_timeout_s: float,
     on_ready: Callable[[str, int], None] | None,
+    each_turn: Callable[[], bool] = lambda: False,
+    on_hangup: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM, then until all answers are finished or the grace is over. In the main thread.
+
+    SIGHUP restarts nothing: the handler that was there before us is called for it.
 
     Args:
         app_factory: called in each worker process, after the fork; SIGTERM ends it too.
@@ -99,6 +103,9 @@ def serve(
         graceful_timeout_s: for answers that are under way at SIGTERM.
         on_ready: told the address and the port once clients can connect; the first answers may still have
             to wait for `app_factory`.
+        each_turn: called in this process about once a second, soon after SIGHUP, and before a worker
+            process is started; if it says so, all worker processes are sent SIGHUP.
+        on_hangup: called for SIGHUP in the event loop of a worker process.
 
     Raises:
         ConfigurationError: that cannot be listened on; or a worker process could not start, which has
@@ -119,12 +126,17 @@ def serve(
             on_ready(*address)
 
     gunicorn = _Gunicorn(
-        app_factory, limits, sockets=sockets, processes=processes, when_ready=ready
+        app_factory,
+        limits,
+        sockets=sockets,
+        processes=processes,
+        when_ready=ready,
+        on_hangup=on_hangup,
     )
     parent = os.getpid()
     handlers = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
     try:
-        Arbiter(gunicorn).run()
+        _Arbiter(gunicorn, each_turn).run()
     except SystemExit as exc:
         status = exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
         if os.getpid() != parent:
@@ -214,8 +226,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         sockets: Sequence[socket.socket],
         processes: int,
         when_ready: Callable[[Any], None],
+        on_hangup: Callable[[], None],
     ) -> None:
-        self.limits = limits
+        self.limits, self.on_hangup = limits, on_hangup
         self._app_factory = app_factory
         # gunicorn takes the descriptors over
         self._bind = [f"fd://{listener.detach()}" for listener in sockets]
@@ -251,6 +264,28 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         except PolytopeError as exc:
             logger.critical("cannot start", extra={"cause": str(exc)})
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's parent process, which leaves it to others what SIGHUP means."""
+
+    def __init__(self, app: _Gunicorn, each_turn: Callable[[], bool]) -> None:
+        self._each_turn = each_turn
+        self._on_hangup = signal.getsignal(signal.SIGHUP)
+        super().__init__(app)
+
+    def signal(self, sig: int, frame: FrameType | None) -> None:
+        if sig != signal.SIGHUP:
+            super().signal(sig, frame)
+            return
+        if callable(self._on_hangup):
+            self._on_hangup(sig, frame)
+        self.SIG_QUEUE.put_nowait(self.WAKEUP_REQUEST)
+
+    def manage_workers(self) -> None:
+        if self._each_turn():
+            self.kill_workers(signal.SIGHUP)
+        super().manage_workers()
 
 
 def _at_once(scope: Message, receive: Receive) -> Receive:
@@ -482,6 +517,13 @@ class _Worker(ASGIWorker):  # type: ignore[misc]
             heart.join()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def init_signals(self) -> None:
+        # gunicorn would let SIGHUP end us; one that comes meanwhile waits
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        super().init_signals()
+        self.loop.add_signal_handler(signal.SIGHUP, self.app.on_hangup)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def handle_exit_signal(self) -> None:
         super().handle_exit_signal()

@@ -81,6 +81,30 @@ class Stop:
         signal.signal(signal.SIGINT, handler)
 
 
+def on_hangup(action: Callable[[], None]) -> None:
+    """Let SIGHUP call *action*; if it says that our terminal was closed, end as by SIGTERM.
+
+    In the main thread only; *action* must be safe in a signal handler.
+    """
+    has_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        if has_terminal and not _has_terminal():
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            action()
+
+    signal.signal(signal.SIGHUP, handler)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class Stopped(Exception):
     """The process was asked to end while it waited for something."""
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from polytope_server.asgi_server import listen_patiently
+from polytope_server.config.files import ConfigFiles
 from polytope_server.config.loading import load
 from polytope_server.errors import BackendUnavailable, ConfigurationError
-from polytope_server.lifecycle import PARENT_VARIABLE, Stop
+from polytope_server.lifecycle import PARENT_VARIABLE, Stop, on_hangup
 from polytope_server.observability.health import ask
+from polytope_server.reloading import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -83,25 +86,67 @@ def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool
     stop = Stop()
     stop.on_signals()
     directory = (data_dir or default_data_dir(os.environ)).expanduser().absolute()
-    password = None if _has_users(files) else password_of(directory)
-    server = Server(
-        configuration(directory, port=port, password=password),
-        files,
-        data_dir=directory,
-        strict=strict,
-    )
+    operators = _OperatorsFiles(files, directory, port=port)
+    on_hangup(operators.ask)
+    server = Server(operators.tree(), files, data_dir=directory, strict=strict)
     server.start(stop)
     try:
         sys.stdout.write(f"polytope-server is ready at {server.url}\n")
-        if password is not None:
-            sys.stdout.write(
-                f"user: {USER}\npassword: {password}\n"
-                f"try: curl -u {USER}:{password} {server.url}/api/v1/collections\n"
-            )
-        sys.stdout.flush()
-        server.supervise(stop)
+        operators.say(server.url)
+        server.supervise(stop, each=lambda: operators.follow(server))
     finally:
         server.stop()
+
+
+class _OperatorsFiles:
+    """What the operator says, and what we say because of it: a user of ours, if there are no others."""
+
+    def __init__(self, files: Sequence[Path], data_dir: Path, *, port: int) -> None:
+        self._are_given = bool(files)
+        self._files = ConfigFiles(files, environ=os.environ)
+        self._data_dir, self._port = data_dir, port
+        self._password: str | None = None
+        self._said: str | None = None
+        self._due = 0.0
+        self.ask = self._files.ask
+
+    def tree(self) -> dict[str, Any]:
+        """What goes before the files as they are now.
+
+        Raises:
+            ConfigurationError: they cannot be used.
+        """
+        has_users = self._are_given and bool(self._files.load().config.authentication)
+        self._password = None if has_users else password_of(self._data_dir)
+        return configuration(self._data_dir, port=self._port, password=self._password)
+
+    def say(self, url: str) -> None:
+        """Tell of our user, if there is one and it was not told."""
+        if self._password is not None and self._password != self._said:
+            sys.stdout.write(
+                f"user: {USER}\npassword: {self._password}\n"
+                f"try: curl -u {USER}:{self._password} {url}/api/v1/collections\n"
+            )
+        self._said = self._password
+        sys.stdout.flush()
+
+    def follow(self, server: "Server") -> None:
+        """Have the processes take up what has changed, if it has and is good."""
+        if not self._files.asked():
+            if not server.reload_interval_s or time.monotonic() < self._due:
+                return
+            self._due = time.monotonic() + server.reload_interval_s
+            if not self._files.have_changed():
+                return
+        try:
+            server.reload(self.tree())
+        except ConfigurationError as exc:
+            for line in str(exc).splitlines():
+                sys.stderr.write(
+                    f"polytope-server standalone: configuration refused, the old one stays: {line}\n"
+                )
+            return
+        self.say(server.url)
 
 
 class Server:
@@ -122,7 +167,7 @@ class Server:
         strict: bool,
         log: Path | None = None,
     ) -> None:
-        self._files, self._log = files, log
+        self._files, self._log, self._strict = files, log, strict
         self._arguments = ["--strict"] if strict else []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
@@ -142,6 +187,11 @@ class Server:
     def url(self) -> str:
         settings = self._config.frontend
         return settings.public_url or f"http://{settings.bind_to}:{settings.port}"
+
+    @property
+    def reload_interval_s(self) -> float:
+        """How often somebody should look whether the files have changed; 0 is never."""
+        return self._config.reload.interval
 
     @property
     def pids(self) -> Mapping[str, int]:
@@ -184,6 +234,26 @@ class Server:
                     f"polytope-server: the {name} ended ({status}); starting it again\n"
                 )
                 self._start(name)
+
+    def reload(self, tree: Mapping[str, Any]) -> None:
+        """Have all processes read the files again, after *tree* in place of the one that we were given.
+
+        Raises:
+            ConfigurationError: together they cannot be used; nothing has changed.
+        """
+        candidate = self._file.with_name("candidate.yaml")
+        try:
+            _write_private(candidate, json.dumps(tree, indent=2))
+            found = load([candidate, *self._files], strict=self._strict, environ=os.environ)
+            Snapshot.of(found.config)
+            candidate.replace(self._file)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"--data-dir: {candidate} cannot be written: {exc.strerror}"
+            ) from exc
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """Ask all to end, the frontend first, and wait until they have."""
@@ -243,14 +313,6 @@ def password_of(data_dir: Path) -> str:
     except OSError as exc:
         raise ConfigurationError(f"--data-dir: {data_dir} cannot be used: {exc.strerror}") from exc
     return password
-
-
-def _has_users(files: Sequence[Path]) -> bool:
-    """Whether the operator's files say who may log in."""
-    if not files:
-        return False
-    tree = load(list(files), strict=False, environ=os.environ)
-    return bool(tree.config.authentication)
 
 
 def _write_private(file: Path, text: str) -> None:

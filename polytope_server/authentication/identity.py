@@ -46,6 +46,10 @@ class Identity:
     Answers are remembered for a short while. The cache holds neither credentials nor anything made
     of them without a key that only this process has; what it holds is signed, so that whoever can
     write a shared cache cannot make themselves somebody. A user with secret attributes is not cached.
+
+    Args:
+        sections: what the realms were made of: other sections find nothing that these have remembered.
+        before: the one whose place this takes; who has guessed too often there has done so here.
     """
 
     def __init__(
@@ -56,13 +60,18 @@ class Identity:
         lifetime_s: float = LIFETIME_S,
         refusal_lifetime_s: float = REFUSAL_LIFETIME_S,
         clock: Callable[[], float] = time.monotonic,
+        sections: Mapping[str, RealmSection] | None = None,
+        before: "Identity | None" = None,
     ) -> None:
         self._realms = realms
+        self._sections = sections or {}
         self._cache = cache
         self._lifetime_s = lifetime_s
         self._refusal_lifetime_s = refusal_lifetime_s
-        self._key = secrets.token_bytes(32)
-        self._guesses = Guesses(clock=clock)
+        self._key: bytes = before._key if before else secrets.token_bytes(32)
+        self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
+        text = json.dumps({name: realm.model_dump() for name, realm in self._sections.items()})
+        self._fingerprint = self._digest("realms", text).hex()
         self._by_scheme: dict[str, list[Authenticator]] = {}
         for realm in realms.values():
             for each in realm.authenticators:
@@ -71,29 +80,30 @@ class Identity:
             logger.warning("No authenticator is configured: nobody can log in")
 
     @classmethod
-    def build(cls, realms: Mapping[str, RealmSection], cache: Cache) -> Self:
+    def build(
+        cls, sections: Mapping[str, RealmSection], cache: Cache, *, before: Self | None = None
+    ) -> Self:
         """From the configuration. Back-ends of types that are not here are left out, with a warning.
+
+        What is as it was *before* goes on with the back-ends that it had there, and what they have learnt.
 
         Raises:
             ConfigurationError: a back-end has no type, its library is missing, or an option is wrong.
         """
         opened = {}
-        for name, realm in realms.items():
+        for name, section in sections.items():
             where = f"authentication.{name}"
-            opened[name] = Realm(
-                authenticators=tuple(
-                    _open(
-                        "authentication",
-                        realm.authenticators,
-                        where=f"{where}.authenticators",
-                        realm=name,
-                    )
-                ),
-                authorizers=tuple(
-                    _open("authorization", realm.authorizers, where=f"{where}.authorizers")
-                ),
-            )
-        return cls(opened, cache)
+            known = before._sections.get(name) if before else None
+            realm = before._realms[name] if before and known else Realm()
+            if known is None or known.authenticators != section.authenticators:
+                here = f"{where}.authenticators"
+                made = _open("authentication", section.authenticators, where=here, realm=name)
+                realm = replace(realm, authenticators=tuple(made))
+            if known is None or known.authorizers != section.authorizers:
+                made = _open("authorization", section.authorizers, where=f"{where}.authorizers")
+                realm = replace(realm, authorizers=tuple(made))
+            opened[name] = realm
+        return cls(opened, cache, sections=sections, before=before)
 
     @property
     def schemes(self) -> Sequence[str]:
@@ -135,7 +145,8 @@ class Identity:
         credentials = parse(authorization)
         if not credentials:
             raise NotAuthenticated(self._wanted())
-        key = self._digest("cache", *(f"{c.scheme.lower()} {c.text}" for c in credentials)).hex()
+        parts = (f"{c.scheme.lower()} {c.text}" for c in credentials)
+        key = self._digest("cache", self._fingerprint, *parts).hex()
         remembered = self._recall(key)
         if isinstance(remembered, User):
             return remembered

@@ -14,6 +14,7 @@ from polytope_server.lifecycle import Stop
 from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Hints, Message, Queue, Topic
+from polytope_server.reloading import Current
 from polytope_server.request import Request, Status, Step
 from polytope_server.request_store import RequestStore, Waiting
 
@@ -27,6 +28,8 @@ _RECOVER_EVERY_S = 1.0
 _GRACE_S = 5.0
 _AGE_EVERY_S = 60.0
 _BATCH = 100
+_RECORDS = 25
+"""Whole requests that are held at once: each may be as long as a frontend accepts."""
 
 
 class Broker:
@@ -34,6 +37,11 @@ class Broker:
 
     Everything it does may be done twice or be cut off at any line: each step is a compare-and-set, and
     what was queued but not published is published again.
+
+    Args:
+        limits: of all collections by name; each cycle works by one value, and a new one begins a cycle.
+        grace_s: age up to which a request is kept although its collection is not known. Frontends may
+            have read of a new one before we do.
     """
 
     def __init__(
@@ -41,12 +49,14 @@ class Broker:
         *,
         store: RequestStore,
         queue: Queue,
-        limits: Mapping[str, Limits],
+        limits: Current[Mapping[str, Limits]],
         settings: BrokerSection,
         metrics: Metrics,
+        grace_s: float,
     ) -> None:
-        self._store, self._queue, self._limits = store, queue, limits
-        self._settings, self._metrics = settings, metrics
+        self._store, self._queue, self._latest_limits = store, queue, limits
+        self._limits = limits.value
+        self._settings, self._metrics, self._grace_s = settings, metrics, grace_s
         self._holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._active = False
         self._post_until = 0.0
@@ -59,6 +69,7 @@ class Broker:
         with (
             self._queue.listen(Topic.SUBMITTED, Topic.TAKEN, Topic.CHANGED) as hints,
             stop.calling(hints.interrupt),
+            self._latest_limits.calling(hints.interrupt),
         ):
             pause_s = 0.0
             while not stop.requested:
@@ -98,6 +109,7 @@ class Broker:
         """One cycle: everything that is due now."""
         if not self._hold_post():
             return
+        self._limits = self._latest_limits.value
         if self._is_due("recover", _RECOVER_EVERY_S):
             self._recover()
             self._fail_removed_collections()
@@ -220,9 +232,18 @@ class Broker:
         for name in self._store.waiting_collections():
             if name in self._limits:
                 continue
-            waiting = self._store.next_waiting(name, leaving_out=(), limit=_BATCH)
-            message = f"The collection {name} is not offered any more."
-            self._fail([w.id for w in waiting], Status.WAITING, message)
+            for _ in range(_BATCH // _RECORDS):
+                if not self._fail_old_of(name):
+                    break
+
+    def _fail_old_of(self, removed: str) -> bool:
+        """Fail the next waiting requests of a collection that is not here; whether all were old enough."""
+        waiting = self._store.next_waiting(removed, leaving_out=(), limit=_RECORDS)
+        found = self._store.get_many([w.id for w in waiting])
+        before = self._store.now() - self._grace_s
+        old = [request.id for request in found.values() if request.created_at <= before]
+        self._fail(old, Status.WAITING, f"The collection {removed} is not offered any more.")
+        return 0 < len(waiting) == len(old)
 
     def _fail_too_old(self) -> None:
         before = self._store.now() - self._settings.max_age

@@ -1,15 +1,19 @@
 """The broker as a process of its own."""
 
+from collections.abc import Mapping
+
 from polytope_server.broker.loop import Broker
-from polytope_server.collection import collections_of
+from polytope_server.broker.scheduler import Limits
+from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.lifecycle import Stop, listening, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
+from polytope_server.reloading import Reload, Snapshot
 from polytope_server.request_store import RequestStore
 
 
-def run(config: Config) -> None:
+def run(config: Config, files: ConfigFiles) -> None:
     """Schedule until SIGTERM.
 
     Raises:
@@ -17,17 +21,25 @@ def run(config: Config) -> None:
     """
     stop = Stop()
     stop.on_signals()
-    collections = collections_of(config)
+    reload = Reload(files, config, _limits, process="broker")
     store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
     queue: Queue = open_chosen("queue", config.queue, stop=stop)
     metrics = Metrics()
     settings = config.broker
     checks = {"request_store": store.ping, "queue": queue.ping}
-    with listening(settings.health_bind_to, settings.health_port, checks, metrics):
+    with (
+        listening(settings.health_bind_to, settings.health_port, checks, metrics),
+        reload.running(),
+    ):
         Broker(
             store=store,
             queue=queue,
-            limits={name: collection.limits for name, collection in collections.items()},
+            limits=reload.current,
             settings=settings,
             metrics=metrics,
+            grace_s=config.reload.grace,
         ).run(stop)
+
+
+def _limits(snapshot: Snapshot, _before: Mapping[str, Limits] | None) -> Mapping[str, Limits]:
+    return {name: collection.limits for name, collection in snapshot.collections.items()}

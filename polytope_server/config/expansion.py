@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,8 @@ class Expansion:
     environ: Mapping[str, str]
     errors: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
+    on_read: Callable[[Path], object] = lambda _path: None
+    """Told of each file just before it is read."""
 
     def expand(self, node: Node, place: Place = ()) -> Node:
         """The same tree with its texts expanded."""
@@ -100,6 +102,7 @@ class Expansion:
     def _referenced(self, node: Node, place: Place) -> Node:
         # relative to the file that names it, wherever the process was started
         path = Path(node.source.file).parent / str(node.value)
+        self.on_read(path)
         try:
             with path.open("rb") as stream:
                 data = stream.read(MAX_REFERENCE_BYTES + 1)

@@ -3,7 +3,7 @@
 Every fault that can be found is found before anything is said: one error with a line for each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -54,6 +54,7 @@ def load(
     environ: Mapping[str, str],
     strict: bool = False,
     system_file: Path | None = SYSTEM_FILE,
+    on_read: Callable[[Path], object] = lambda _path: None,
 ) -> Loaded:
     """The configuration in *system_file*, if it is there, and then *files*, later over earlier.
 
@@ -61,14 +62,17 @@ def load(
         environ: what ``${NAME}`` is taken from.
         strict: refuse keys that nobody reads, instead of warning.
         system_file: None if there is none to be looked for.
+        on_read: told of each file just before it is read, also of those that are not there.
 
     Raises:
         ConfigurationError: one line for each fault: file, line, key path, and what would be right.
             No line holds a value that may be a secret.
     """
     findings = Findings(strict=strict)
-    expansion = Expansion(environ, errors=findings.errors, warnings=findings.warnings)
-    tree = expansion.expand(merged(files, system_file=system_file))
+    expansion = Expansion(
+        environ, errors=findings.errors, warnings=findings.warnings, on_read=on_read
+    )
+    tree = expansion.expand(merged(files, system_file=system_file, on_read=on_read))
 
     tree = with_new_names(tree, findings)
     tree = without_what_is_gone(tree, findings)
@@ -92,7 +96,12 @@ def load(
     )
 
 
-def merged(files: Sequence[Path | str], *, system_file: Path | None) -> Node:
+def merged(
+    files: Sequence[Path | str],
+    *,
+    system_file: Path | None,
+    on_read: Callable[[Path], object] = lambda _path: None,
+) -> Node:
     """All documents of all files, one upon the other, neither expanded nor checked.
 
     Raises:
@@ -103,6 +112,7 @@ def merged(files: Sequence[Path | str], *, system_file: Path | None) -> Node:
     is_there = bool(files)
     named = [Path(name) for name in files]
     for path in named if system_file is None else [system_file, *named]:
+        on_read(path)
         try:
             documents.extend(read_file(path))
             is_there = True

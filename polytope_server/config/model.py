@@ -282,6 +282,15 @@ class CollectionSection(Section):
     """Tried in this order; each with all that it inherits, `name` and `type` among it."""
 
 
+class ReloadSection(Section):
+    """``reload``: how a running process takes up a changed configuration."""
+
+    interval: Duration = 2.0
+    """Between looks at the files; 0 is off, and leaves SIGHUP."""
+    grace: Duration = 120.0
+    """Age up to which a request is kept if its collection or datasource is not known here (yet)."""
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -292,6 +301,7 @@ class Config(Section):
     garbage_collector: GarbageCollectorSection = Field(
         default_factory=GarbageCollectorSection, alias="garbage-collector"
     )
+    reload: ReloadSection = Field(default_factory=ReloadSection)
     request_store: OneBackend | None = None
     queue: OneBackend | None = None
     staging: OneBackend | None = None

@@ -1,7 +1,6 @@
 """The one place where a frontend is put together."""
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -9,9 +8,7 @@ import falcon
 from falcon import CORSMiddleware
 from falcon.asgi import App, Request, Response
 
-from polytope_server.authentication.identity import Identity
 from polytope_server.caching import Cache
-from polytope_server.collection import Collection
 from polytope_server.config.model import FrontendSection
 from polytope_server.frontend import errors
 from polytope_server.frontend.answers import json_bytes
@@ -23,6 +20,7 @@ from polytope_server.frontend.middleware import (
     Paths,
     SecurityHeaders,
 )
+from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.polling import Reader, Watcher
 from polytope_server.frontend.resources.documentation import Document, Page, PageFile
 from polytope_server.frontend.resources.downloads import Downloads
@@ -37,6 +35,7 @@ from polytope_server.frontend.urls import API, PublicUrls
 from polytope_server.observability.health import Readiness
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
+from polytope_server.reloading import Current
 from polytope_server.request_store import RequestStore
 from polytope_server.signatures import SignedLinks
 from polytope_server.staging import Staging
@@ -56,8 +55,7 @@ class Services:
     queue: Queue
     staging: Staging
     cache: Cache
-    identity: Identity
-    collections: Mapping[str, Collection]
+    policy: Current[Policy]
     metrics: Metrics
     signing_key: bytes
 
@@ -97,7 +95,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     )
     polls = Polls(reader=reader, watcher=watcher, urls=urls, links=links, hold_s=settings.long_poll)
     authentication = Authentication(
-        services.identity, identity_threads, proxy_support=settings.proxy_support
+        services.policy, identity_threads, proxy_support=settings.proxy_support
     )
     readiness = Readiness(
         {
@@ -140,15 +138,13 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     app.add_route("/readyz", Readyz(readiness, health_threads))
     app.add_route(f"{API}/test", Test())
     app.add_route(f"{API}/user", UserResource(store, store_threads))
-    app.add_route(f"{API}/collections", Collections(services.collections))
+    app.add_route(f"{API}/collections", Collections())
     app.add_route(f"{API}/auth/keys", Keys())
     app.add_route(f"{API}/requests", AllRequests(store=store, threads=store_threads, polls=polls))
     app.add_route(
         f"{API}/requests/{{name}}",
         Requests(
-            collections=services.collections,
             submit=Submit(
-                collections=services.collections,
                 store=store,
                 queue=queue,
                 staging=staging,

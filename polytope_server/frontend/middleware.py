@@ -9,11 +9,12 @@ from typing import Any, Final
 from falcon.asgi import Request, Response
 
 from polytope_server.asgi_server import SECURITY_HEADERS
-from polytope_server.authentication.identity import Identity
 from polytope_server.errors import NotAuthenticated
+from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.threads import Threads
 from polytope_server.observability.context import bind_context
 from polytope_server.observability.metrics import Metrics
+from polytope_server.reloading import Current
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +83,17 @@ class SecurityHeaders:
 
 
 class Authentication:
-    """Who asks, before anything else is looked at.
+    """Who asks, before anything else is looked at; and by which policy: ``req.context.policy``.
 
     A resource whose class says ``open_to_all`` is left alone, and may call `identify` itself.
     """
 
-    def __init__(self, identity: Identity, threads: Threads, *, proxy_support: bool) -> None:
-        self._identity, self._threads = identity, threads
+    def __init__(self, policy: Current[Policy], threads: Threads, *, proxy_support: bool) -> None:
+        self._policy, self._threads = policy, threads
         self._proxy_support = proxy_support
+
+    async def process_request(self, req: Request, _resp: Response) -> None:
+        req.context.policy = self._policy.value
 
     async def process_resource(
         self, req: Request, resp: Response, resource: Any, _params: Any
@@ -100,15 +104,16 @@ class Authentication:
 
     async def identify(self, req: Request, resp: Response) -> None:
         """Set ``req.context.user``, or raise `NotAuthenticated` with the challenges set."""
+        policy: Policy = req.context.policy
         authorization = req.get_header("Authorization")
         where = address(req, proxy_support=self._proxy_support)
         try:
-            delay_s = self._identity.delay_s(authorization, where)
+            delay_s = policy.identity.delay_s(authorization, where)
             if delay_s:
                 await asyncio.sleep(delay_s)
-            user = await self._threads.run(self._identity.identify, authorization, address=where)
+            user = await self._threads.run(policy.identity.identify, authorization, address=where)
         except NotAuthenticated:
-            if challenges := self._identity.challenges():
+            if challenges := policy.identity.challenges():
                 resp.set_header("WWW-Authenticate", challenges)
             raise
         req.context.user = user

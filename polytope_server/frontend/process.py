@@ -1,21 +1,26 @@
 """The frontend as a process of its own: the application on gunicorn."""
 
+import logging
 import secrets
 
 from polytope_server.asgi_server import serve
 from polytope_server.authentication.identity import Identity
 from polytope_server.caching import Cache
-from polytope_server.collection import collections_of
+from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.frontend.app import Application, Services, create_app
+from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.health import HealthListener
 from polytope_server.observability.metrics import Metrics
+from polytope_server.reloading import Build, Reload, Snapshot
 from polytope_server.request_store import RequestStore
 
+NAME = "frontend"
 
-def run(config: Config) -> None:
+
+def run(config: Config, files: ConfigFiles) -> None:
     """Serve until SIGTERM, then finish what is being answered.
 
     Raises:
@@ -28,7 +33,6 @@ def run(config: Config) -> None:
         bind_to=settings.bind_to,
         port=settings.port,
     )
-    collections = collections_of(config)
     stop = Stop()
     for abstraction, choice in (
         ("request_store", config.request_store),
@@ -36,12 +40,22 @@ def run(config: Config) -> None:
         ("staging", config.staging),
     ):
         open_chosen(abstraction, choice, stop=stop)  # so that mistakes are told at once
-    Identity.build(config.authentication, open_chosen("caching", config.caching, stop=stop))
+    cache: Cache = open_chosen("caching", config.caching, stop=stop)
+    # Here changes are found, checked, and kept for worker processes to come, which say that it is done.
+    ours = Reload(files, config, _policy(cache), process=NAME, success=logging.DEBUG)
 
     def make_app() -> Application:
         # Called in gunicorn's worker process: connections and threads do not survive a fork.
         store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
         cache: Cache = open_chosen("caching", config.caching, stop=stop)
+        reload = Reload(
+            files,
+            ours.config,
+            _policy(cache),
+            process=NAME,
+            looks=False,
+            caution=logging.DEBUG,
+        )
         metrics = Metrics()
         if settings.metrics_port is not None:
             HealthListener(settings.metrics_bind_to, settings.metrics_port, {}, metrics).start()
@@ -50,11 +64,11 @@ def run(config: Config) -> None:
             queue=open_chosen("queue", config.queue, stop=stop),
             staging=open_chosen("staging", config.staging, stop=stop),
             cache=cache,
-            identity=Identity.build(config.authentication, cache),
-            collections=collections,
+            policy=reload.current,
             metrics=metrics,
             signing_key=_signing_key(config, store),
         )
+        reload.start()
         return create_app(services, settings, urls)
 
     serve(
@@ -66,7 +80,20 @@ def run(config: Config) -> None:
         idle_timeout_s=settings.idle_timeout,
         graceful_timeout_s=settings.graceful_timeout,
         on_ready=None,
+        each_turn=ours.turn,
+        on_hangup=files.ask,
     )
+
+
+def _policy(cache: Cache) -> Build[Policy]:
+    def build(snapshot: Snapshot, before: Policy | None) -> Policy:
+        realms = snapshot.config.authentication
+        return Policy(
+            identity=Identity.build(realms, cache, before=before.identity if before else None),
+            collections=snapshot.collections,
+        )
+
+    return build
 
 
 def _signing_key(config: Config, store: RequestStore) -> bytes:

@@ -65,48 +65,51 @@ class Submission:
         return cls(verb=Verb(verb), request=request, url=url or "")
 
 
+def usable(collections: Mapping[str, Collection], user: User, name: str) -> Collection:
+    """The collection of that name, if the user may have something from it.
+
+    Raises:
+        CollectionNotFound, NotAuthorized
+    """
+    collection = collections.get(name)
+    if collection is None:
+        raise CollectionNotFound(f"Collection {_short(name)} not found")
+    if not collection.may_use(user):
+        raise NotAuthorized(f"User {user.username} may not use collection {name}.")
+    return collection
+
+
 class Submit:
     """Everything between a body and a stored request. Blocking; safe between threads."""
 
     def __init__(
         self,
         *,
-        collections: Mapping[str, Collection],
         store: RequestStore,
         queue: Queue,
         staging: Staging,
         max_unfinished: int,
         min_free: int,
     ) -> None:
-        self._collections, self._store = collections, store
-        self._queue, self._staging = queue, staging
+        self._store, self._queue, self._staging = store, queue, staging
         self._max_unfinished, self._min_free = max_unfinished, min_free
         self._free: int | None = None
         self._ask_again_at = 0.0
 
-    def collection(self, user: User, name: str) -> Collection:
-        """The collection of that name, if the user may have something from it.
-
-        Raises:
-            CollectionNotFound, NotAuthorized
-        """
-        collection = self._collections.get(name)
-        if collection is None:
-            raise CollectionNotFound(f"Collection {_short(name)} not found")
-        if not collection.may_use(user):
-            raise NotAuthorized(f"User {user.username} may not use collection {name}.")
-        return collection
-
     def __call__(
-        self, user: User, name: str, submission: Submission, *, idempotency_key: str | None
+        self,
+        user: User,
+        collection: Collection,
+        submission: Submission,
+        *,
+        idempotency_key: str | None,
     ) -> Request:
-        """Keep a request that some datasource of the collection takes.
+        """Keep a request that some datasource of the collection, which the user may use, takes.
 
         Raises:
-            CollectionNotFound, NotAuthorized, InvalidRequest, LimitReached
+            InvalidRequest, LimitReached
             BackendUnavailable: nothing was stored.
         """
-        collection = self.collection(user, name)
         if idempotency_key is not None and not 0 < len(idempotency_key) <= KEY_LENGTH:
             raise InvalidRequest(f"An Idempotency-Key has 1 to {KEY_LENGTH} characters.")
         if submission.url:
@@ -126,7 +129,7 @@ class Submit:
                 id=str(uuid.uuid4()),
                 user=user,
                 verb=submission.verb,
-                collection=name,
+                collection=collection.name,
                 datasource=routed.datasource,
                 user_request=submission.text,
                 coerced_request=routed.request,
@@ -141,7 +144,7 @@ class Submit:
             "accepted",
             extra={
                 "request_id": request.id,
-                "collection": name,
+                "collection": collection.name,
                 "verb": submission.verb,
                 "datasource": routed.datasource,
             },

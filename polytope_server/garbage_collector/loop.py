@@ -13,6 +13,7 @@ from polytope_server.lifecycle import Stop
 from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue, Topic
+from polytope_server.reloading import Current
 from polytope_server.request import Request, Status, Step
 from polytope_server.request_store import Forgotten, RequestStore, Staged
 from polytope_server.staging import Staging, StoredObject
@@ -51,6 +52,7 @@ class Collector:
     behind if we die in between belongs to no request, and so goes with a later pass.
 
     Args:
+        settings: each pass works by one value.
         say: told, one line each, of what a dry run would remove.
     """
 
@@ -60,12 +62,13 @@ class Collector:
         store: RequestStore,
         staging: Staging,
         queue: Queue,
-        settings: GarbageCollectorSection,
+        settings: Current[GarbageCollectorSection],
         metrics: Metrics,
         say: Callable[[str], None],
     ) -> None:
         self._store, self._staging, self._queue = store, staging, queue
-        self._settings, self._metrics, self._say = settings, metrics, say
+        self._latest_settings, self._settings = settings, settings.value
+        self._metrics, self._say = metrics, say
 
     def run(self, stop: Stop) -> None:
         """One pass after another until asked to stop; a back-end that is away ends only the pass."""
@@ -92,6 +95,7 @@ class Collector:
         """
         stop = stop or Stop()
         report = Report()
+        self._settings = self._latest_settings.value
         before = self._store.now() - self._settings.age
         old_bytes = self._old_requests(report, before, stop, dry_run=dry_run)
         self._stale_uploads(report, stop, dry_run=dry_run)

@@ -2,16 +2,18 @@
 
 import sys
 
+from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.garbage_collector.loop import Collector
 from polytope_server.lifecycle import Stop, listening, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
+from polytope_server.reloading import Reload
 from polytope_server.request_store import RequestStore
 from polytope_server.staging import Staging
 
 
-def run(config: Config, *, once: bool = False, dry_run: bool = False) -> None:
+def run(config: Config, files: ConfigFiles, *, once: bool = False, dry_run: bool = False) -> None:
     """Collect until SIGTERM; or *once*; or only print what would be removed.
 
     Raises:
@@ -25,14 +27,28 @@ def run(config: Config, *, once: bool = False, dry_run: bool = False) -> None:
     staging: Staging = open_chosen("staging", config.staging, stop=stop)
     metrics = Metrics()
     settings = config.garbage_collector
+    reload = Reload(
+        files,
+        config,
+        lambda snapshot, _before: snapshot.config.garbage_collector,
+        process="garbage-collector",
+    )
     collector = Collector(
-        store=store, staging=staging, queue=queue, settings=settings, metrics=metrics, say=_print
+        store=store,
+        staging=staging,
+        queue=queue,
+        settings=reload.current,
+        metrics=metrics,
+        say=_print,
     )
     if once or dry_run:
         _print(str(collector.collect(dry_run=dry_run, stop=stop)))
         return
     checks = {"request_store": store.ping, "staging": staging.ping}
-    with listening(settings.health_bind_to, settings.health_port, checks, metrics):
+    with (
+        listening(settings.health_bind_to, settings.health_port, checks, metrics),
+        reload.running(),
+    ):
         collector.run(stop)
 
 

@@ -1,16 +1,21 @@
 """The object store as a process of its own."""
 
+import logging
+
 from polytope_server.asgi_server import serve
+from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.config.staging import LocalStagingSection, ObjectStoreSection
 from polytope_server.errors import ConfigurationError
 from polytope_server.object_store.app import Application, create_app
+from polytope_server.reloading import Reload
 from polytope_server.staging.local import LocalStaging
 
 BACKEND = "polytope"
+NAME = "object-store"
 
 
-def run(config: Config) -> None:
+def run(config: Config, files: ConfigFiles) -> None:
     """Serve until SIGTERM, then finish the transfers that are under way.
 
     Raises:
@@ -22,15 +27,21 @@ def run(config: Config) -> None:
             "staging: the object store serves the staging back-end 'polytope', which is not the one "
             "chosen here; for example staging: {polytope: {root_dir: /data, token: ${STORE_TOKEN}}}"
         )
-    run_section(ObjectStoreSection.read(choice.options, where=f"staging.{BACKEND}"))
-
-
-def run_section(section: ObjectStoreSection) -> None:
-    """The same, from the section alone."""
+    section = ObjectStoreSection.read(choice.options, where=f"staging.{BACKEND}")
     directory = LocalStagingSection(root_dir=section.root_dir)
     LocalStaging(directory)  # so that a mistake is told at once
+    # Nothing of what it serves by may change meanwhile: this is for the log level, and to say so.
+    ours = Reload(files, config, lambda *_: None, process=NAME, success=logging.DEBUG)
 
     def make_app() -> Application:
+        Reload(
+            files,
+            ours.config,
+            lambda *_: None,
+            process=NAME,
+            looks=False,
+            caution=logging.DEBUG,
+        ).start()
         return create_app(section, LocalStaging(directory))
 
     serve(
@@ -41,4 +52,6 @@ def run_section(section: ObjectStoreSection) -> None:
         idle_timeout_s=section.idle_timeout,
         graceful_timeout_s=section.graceful_timeout,
         on_ready=None,
+        each_turn=ours.turn,
+        on_hangup=files.ask,
     )

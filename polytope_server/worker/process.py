@@ -1,16 +1,17 @@
 """The worker as a process of its own."""
 
-from polytope_server.collection import collections_of
+from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.lifecycle import Stop, listening, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
+from polytope_server.reloading import Reload, Snapshot
 from polytope_server.request_store import RequestStore
 from polytope_server.staging import Staging
-from polytope_server.worker.supervisor import Source, Worker
+from polytope_server.worker.supervisor import Source, Sources, Worker
 
 
-def run(config: Config) -> None:
+def run(config: Config, files: ConfigFiles) -> None:
     """Take and run requests until SIGTERM, then drain.
 
     Raises:
@@ -18,24 +19,35 @@ def run(config: Config) -> None:
     """
     stop = Stop()
     stop.on_signals()
-    sources = {
-        (collection.name, rule.name): Source(type=rule.kind, options=rule.options)
-        for collection in collections_of(config).values()
-        for rule in collection.datasources
-    }
+    reload = Reload(files, config, _sources, process="worker")
     store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
     queue: Queue = open_chosen("queue", config.queue, stop=stop)
     staging: Staging = open_chosen("staging", config.staging, stop=stop)
     metrics = Metrics()
     settings = config.worker
     checks = {"request_store": store.ping, "queue": queue.ping, "staging": staging.ping}
-    with listening(settings.health_bind_to, settings.health_port, checks, metrics):
+    with (
+        listening(settings.health_bind_to, settings.health_port, checks, metrics),
+        reload.running(),
+    ):
         Worker(
             store=store,
             queue=queue,
             staging=staging,
-            find_source=lambda collection, name: sources.get((collection, name)),
+            sources=reload.current,
             settings=settings,
             metrics=metrics,
-            log_level=config.logging.level,
+            grace_s=config.reload.grace,
         ).run(stop)
+
+
+def _sources(snapshot: Snapshot, before: Sources | None) -> Sources:
+    made = Sources(
+        by_name={
+            (collection.name, rule.name): Source(type=rule.kind, options=rule.options)
+            for collection in snapshot.collections.values()
+            for rule in collection.datasources
+        },
+        log_level=snapshot.config.logging.level,
+    )
+    return before if made == before and before is not None else made

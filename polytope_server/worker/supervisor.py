@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from polytope_server.lifecycle import Stop, Stopped, patiently
 from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Delivery, Hints, Queue, Topic
+from polytope_server.reloading import Current
 from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
 from polytope_server.request_store import RequestStore
 from polytope_server.staging import Staging
@@ -37,6 +38,9 @@ _WATCH_S = 0.2
 """How often time and memory of running requests are looked at."""
 _OWNERSHIP_S = 1.0
 """How often the store is asked whether they are still ours, besides being woken."""
+_UNKNOWN_S = 2.0
+"""How long a request whose datasource is not here is kept before it is handed on."""
+_UNKNOWN_LOOK_S = 0.1
 _RETRY_FIRST_S = 1.0
 _RETRY_LONGEST_S = 5.0
 
@@ -49,8 +53,12 @@ class Source:
     options: Mapping[str, Any]
 
 
-FindSource = Callable[[str, str], Source | None]
-"""From the names of a collection and of a datasource in it; None if they are not configured."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """All datasources, by the names of a collection and of a datasource in it, and how slots log."""
+
+    by_name: Mapping[tuple[str, str], Source]
+    log_level: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +70,18 @@ class Outcome:
     result: DataObject | None = None
 
 
+class _Unknown(Exception):
+    """A request's datasource is not here; it may be so only because we have not heard of it yet."""
+
+
 class Worker:
-    """A supervisor with a number of slots. Runs until asked to stop, then drains."""
+    """A supervisor with a number of slots. Runs until asked to stop, then drains.
+
+    Args:
+        sources: each request is run by what it was when the request was taken.
+        grace_s: age up to which a request whose datasource is not here is handed on instead of failed.
+            Frontends may have read of a new one before we do.
+    """
 
     def __init__(
         self,
@@ -71,14 +89,14 @@ class Worker:
         store: RequestStore,
         queue: Queue,
         staging: Staging,
-        find_source: FindSource,
+        sources: Current[Sources],
         settings: WorkerSection,
         metrics: Metrics,
-        log_level: str = "INFO",
+        grace_s: float,
     ) -> None:
         self._store, self._queue, self._staging = store, queue, staging
-        self._find_source, self._settings, self._metrics = find_source, settings, metrics
-        self._log_level = log_level
+        self._sources, self._settings, self._metrics = sources, settings, metrics
+        self._grace_s = grace_s
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
@@ -118,7 +136,7 @@ class Worker:
 
     def _slot(self, number: int, stop: Stop) -> None:
         slot = _Slot(
-            holder=f"{self._name}/{number}", settings=self._settings, log_level=self._log_level
+            holder=f"{self._name}/{number}", settings=self._settings, sources=self._sources
         )
         with (
             self._queue.listen(Topic.PUBLISHED) as hints,
@@ -237,7 +255,9 @@ class Worker:
     def _outcome(self, run: Run, slot: "_Slot") -> Outcome | None:
         """Run to the end; None if nothing may be written about it any more."""
         try:
-            result = self._run_patiently(run, slot)
+            result = self._run_patiently(run, slot, self._source(run))
+        except _Unknown:
+            return Outcome(target=Status.WAITING, message="Handed on to another worker")
         except DatasourceFailed as exc:
             return Outcome(target=Status.FAILED, message=str(exc))
         except SlotDied as exc:
@@ -251,14 +271,42 @@ class Worker:
             run.on(None)
         return Outcome(target=Status.PROCESSED, message="Success", result=result)
 
-    def _run_patiently(self, run: Run, slot: "_Slot") -> DataObject | None:
+    def _source(self, run: Run) -> Source:
+        """Where the request's data come from.
+
+        Raises:
+            DatasourceFailed: it was taken away.
+            _Unknown: it is not here (yet).
+            Stopped: the request was revoked meanwhile, or the worker is to end.
+        """
+        request = run.request
+        name = (request.collection, request.datasource)
+        source = self._sources.value.by_name.get(name)
+        if source is not None:
+            return source
+        now = patiently(self._store.now, stop=self._abandon, what="request_store")
+        if now - request.created_at >= self._grace_s:
+            raise DatasourceFailed(
+                f"The datasource of this request is not offered in collection "
+                f"{request.collection} any more; submit it again."
+            )
+        logger.info("the datasource is not known here", extra={"datasource": request.datasource})
+        end = time.monotonic() + _UNKNOWN_S
+        while time.monotonic() < end:
+            if run.reason is not None or self._abandon.wait(_UNKNOWN_LOOK_S):
+                raise Stopped
+            if source := self._sources.value.by_name.get(name):
+                return source
+        raise _Unknown
+
+    def _run_patiently(self, run: Run, slot: "_Slot", source: Source) -> DataObject | None:
         """Run it, again and again while staging has no room or is away, for some minutes at most."""
         deadline = time.monotonic() + self._settings.storage_retry
         pause_s = _RETRY_FIRST_S
         while True:
             run.attempted = time.monotonic()
             try:
-                return self._run_once(run, slot)
+                return self._run_once(run, slot, source)
             except BackendUnavailable as exc:
                 slot.discard()
                 if run.reason is not None or time.monotonic() + pause_s > deadline:
@@ -272,14 +320,8 @@ class Worker:
                 raise BackendUnavailable("cut off while waiting for staging")
             pause_s = min(_RETRY_LONGEST_S, 2 * pause_s)
 
-    def _run_once(self, run: Run, slot: "_Slot") -> DataObject | None:
+    def _run_once(self, run: Run, slot: "_Slot", source: Source) -> DataObject | None:
         request = run.request
-        source = self._find_source(request.collection, request.datasource)
-        if source is None:
-            raise DatasourceFailed(
-                f"The datasource of this request is not offered in collection "
-                f"{request.collection} any more; submit it again."
-            )
         job = Job(
             id=request.id,
             user=request.user,
@@ -427,28 +469,35 @@ class Worker:
 
 
 class _Slot:
-    """A thread's place and its process, which is made again when needed."""
+    """A thread's place and its process, which is made again when needed.
 
-    def __init__(self, *, holder: str, settings: WorkerSection, log_level: str) -> None:
+    Also when datasources have changed: libraries may remember what they were once opened with.
+    """
+
+    def __init__(self, *, holder: str, settings: WorkerSection, sources: Current[Sources]) -> None:
         self.holder = holder
         self.run: Run | None = None
-        self._settings, self._log_level = settings, log_level
+        self._settings, self._sources = settings, sources
         self._process: SlotProcess | None = None
+        self._made_for = sources.value
 
     def ready_process(self) -> SlotProcess:
-        """A process that is alive and not worn out."""
+        """A process that is alive, not worn out, and knows no datasource as it was."""
         process = self._process
+        sources = self._sources.value
         if process is not None and (
             not process.is_alive()
+            or sources is not self._made_for
             or process.jobs_done >= self._settings.recycle_after
             or process.resident_bytes() > self._settings.recycle_memory
         ):
             self.discard()
         if self._process is None:
+            self._made_for = sources
             self._process = SlotProcess(
                 environment=self._settings.environment,
                 memory_limit=self._settings.memory_limit,
-                log_level=self._log_level,
+                log_level=sources.log_level,
                 context=self._log_context,
             )
         return self._process

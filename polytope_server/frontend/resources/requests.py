@@ -1,14 +1,12 @@
 """Submitting, polling, listing and revoking."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import falcon
 from falcon.asgi import Request as HttpRequest
 from falcon.asgi import Response
 
-from polytope_server.collection import Collection
 from polytope_server.errors import InvalidRequest, RequestNotFound
 from polytope_server.frontend.answers import (
     RETRY_AFTER_S,
@@ -21,7 +19,7 @@ from polytope_server.frontend.bodies import expect_json, whole
 from polytope_server.frontend.links import Links
 from polytope_server.frontend.polling import Reader, Watcher
 from polytope_server.frontend.revocation import Revoke
-from polytope_server.frontend.submission import Submission, Submit
+from polytope_server.frontend.submission import Submission, Submit, usable
 from polytope_server.frontend.threads import Threads
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.observability.context import bind_context
@@ -144,7 +142,6 @@ class Requests:
     def __init__(
         self,
         *,
-        collections: Mapping[str, Collection],
         submit: Submit,
         revoke: Revoke,
         polls: Polls,
@@ -152,27 +149,33 @@ class Requests:
         threads: Threads,
         max_body: int,
     ) -> None:
-        self._collections, self._submit, self._revoke = collections, submit, revoke
+        self._submit, self._revoke = submit, revoke
         self._polls, self._threads, self._max_body = polls, threads, max_body
         self._listing = _Listing(store=store, threads=threads, polls=polls)
 
     async def on_get(self, req: HttpRequest, resp: Response, name: str) -> None:
-        if name in self._collections:
+        if name in req.context.policy.collections:
             await self._listing.answer(req, resp, name)
-        else:
+            return
+        try:
             await self._polls.answer(req, resp, name)
+        except RequestNotFound:
+            # a collection that was taken away still has its requests
+            await self._listing.answer(req, resp, name)
+            if not resp.media["message"]:
+                raise
 
     on_head = on_get
 
     async def on_post(self, req: HttpRequest, resp: Response, name: str) -> None:
         user = req.context.user
-        self._submit.collection(user, name)
+        collection = usable(req.context.policy.collections, user, name)
         expect_json(req)
         submission = Submission.from_body(await whole(req, max_bytes=self._max_body))
         request = await self._threads.run(
             self._submit,
             user,
-            name,
+            collection,
             submission,
             idempotency_key=req.get_header("Idempotency-Key"),
         )
@@ -185,7 +188,7 @@ class Requests:
         user = req.context.user
         if name.lower() == "all":
             count = await self._threads.run(self._revoke.all_unfinished, user)
-        elif name in self._collections:
+        elif name in req.context.policy.collections:
             raise InvalidRequest(
                 f"{name} is a collection; give the id of a request to revoke, or 'all'."
             )

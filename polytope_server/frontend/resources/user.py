@@ -1,10 +1,7 @@
 """Who one is, what one may use, and keys."""
 
-from collections.abc import Mapping
-
 from falcon.asgi import Request, Response
 
-from polytope_server.collection import Collection
 from polytope_server.errors import NotSupported
 from polytope_server.frontend.threads import Threads
 from polytope_server.request_store import RequestStore
@@ -26,14 +23,11 @@ class UserResource:
 class Collections:
     """``/api/v1/collections``: the names that the user may use."""
 
-    def __init__(self, collections: Mapping[str, Collection]) -> None:
-        self._collections = collections
-
     async def on_get(self, req: Request, resp: Response) -> None:
         resp.media = {
             "message": sorted(
                 name
-                for name, collection in self._collections.items()
+                for name, collection in req.context.policy.collections.items()
                 if collection.may_use(req.context.user)
             )
         }

@@ -15,6 +15,7 @@ from polytope_server.lifecycle import Stop
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Topic
 from polytope_server.queue.sqlite import SqliteQueue
+from polytope_server.reloading import Current
 from polytope_server.request import Lease, Request, Status, Step
 from polytope_server.request_store.sqlite import SqliteRequestStore
 from polytope_server.testing.request_store import ANN, JOE, enqueue, finish, new_request, start
@@ -49,9 +50,10 @@ def make(store: SqliteRequestStore, queue: SqliteQueue) -> MakeBroker:
         return Broker(
             store=store,
             queue=queue,
-            limits={"c1": SomeLimits(), "c2": SomeLimits()} if limits is None else limits,
+            limits=Current({"c1": SomeLimits(), "c2": SomeLimits()} if limits is None else limits),
             settings=BrokerSection.model_validate(settings),
             metrics=Metrics(),
+            grace_s=0,
         )
 
     return make

@@ -21,6 +21,7 @@ from polytope_server.garbage_collector.loop import Collector, Report
 from polytope_server.garbage_collector.policies import ours, surplus
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue.sqlite import SqliteQueue
+from polytope_server.reloading import Current
 from polytope_server.request import BINARY, DataObject, Request, Status, Step, Verb
 from polytope_server.request import input_name as name_of_input
 from polytope_server.request_store import Staged
@@ -60,7 +61,7 @@ def collect(
             store=store,
             staging=staging,
             queue=SqliteQueue(SqliteQueueSection(path=tmp_path / "q.sqlite")),
-            settings=section,
+            settings=Current(section),
             metrics=Metrics(),
             say=said.append,
         ).collect(dry_run=dry_run)

@@ -25,6 +25,7 @@ from polytope_server.lifecycle import Stop
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Topic
 from polytope_server.queue.sqlite import SqliteQueue
+from polytope_server.reloading import Current
 from polytope_server.request import (
     BINARY,
     GRIB,
@@ -74,7 +75,7 @@ class Place:
             store=self.store,
             staging=staging,
             queue=self.queue,
-            settings=GarbageCollectorSection.model_validate(settings),
+            settings=Current(GarbageCollectorSection.model_validate(settings)),
             metrics=Metrics(),
             say=self.said.append,
         )

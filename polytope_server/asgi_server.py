@@ -89,11 +89,8 @@ def serve(
     graceful_timeout_s: float,
     on_ready: Callable[[str, int], None] | None,
     each_turn: Callable[[], bool] = lambda: False,
-    on_hangup: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until SIGTERM, then until all answers are finished or the grace is over. In the main thread.
-
-    SIGHUP restarts nothing: the handler that was there before us is called for it.
 
     Args:
         app_factory: called in each worker process, after the fork; SIGTERM ends it too.
@@ -103,9 +100,8 @@ def serve(
         graceful_timeout_s: for answers that are under way at SIGTERM.
         on_ready: told the address and the port once clients can connect; the first answers may still have
             to wait for `app_factory`.
-        each_turn: called in this process about once a second, soon after SIGHUP, and before a worker
-            process is started; if it says so, all worker processes are sent SIGHUP.
-        on_hangup: called for SIGHUP in the event loop of a worker process.
+        each_turn: called in this process about once a second, and before a worker process is started;
+            when it says so, all worker processes are sent SIGHUP, which must be held back from them.
 
     Raises:
         ConfigurationError: that cannot be listened on; or a worker process could not start, which has
@@ -131,7 +127,6 @@ def serve(
         sockets=sockets,
         processes=processes,
         when_ready=ready,
-        on_hangup=on_hangup,
     )
     parent = os.getpid()
     handlers = {number: signal.getsignal(number) for number in (*Arbiter.SIGNALS, signal.SIGCHLD)}
@@ -226,9 +221,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         sockets: Sequence[socket.socket],
         processes: int,
         when_ready: Callable[[Any], None],
-        on_hangup: Callable[[], None],
     ) -> None:
-        self.limits, self.on_hangup = limits, on_hangup
+        self.limits = limits
         self._app_factory = app_factory
         # gunicorn takes the descriptors over
         self._bind = [f"fd://{listener.detach()}" for listener in sockets]
@@ -267,20 +261,11 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's parent process, which leaves it to others what SIGHUP means."""
+    """gunicorn's parent process, with something else to do besides."""
 
     def __init__(self, app: _Gunicorn, each_turn: Callable[[], bool]) -> None:
         self._each_turn = each_turn
-        self._on_hangup = signal.getsignal(signal.SIGHUP)
         super().__init__(app)
-
-    def signal(self, sig: int, frame: FrameType | None) -> None:
-        if sig != signal.SIGHUP:
-            super().signal(sig, frame)
-            return
-        if callable(self._on_hangup):
-            self._on_hangup(sig, frame)
-        self.SIG_QUEUE.put_nowait(self.WAKEUP_REQUEST)
 
     def manage_workers(self) -> None:
         if self._each_turn():
@@ -517,13 +502,6 @@ class _Worker(ASGIWorker):  # type: ignore[misc]
             heart.join()
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def init_signals(self) -> None:
-        # gunicorn would let SIGHUP end us; one that comes meanwhile waits
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        super().init_signals()
-        self.loop.add_signal_handler(signal.SIGHUP, self.app.on_hangup)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
     def handle_exit_signal(self) -> None:
         super().handle_exit_signal()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from polytope_server.config.files import ConfigFiles
     from polytope_server.config.loading import Loaded
     from polytope_server.config.model import Config
+    from polytope_server.lifecycle import Hangup
 
 EXIT_CONFIGURATION = 78
 EXIT_UNAVAILABLE = 69
@@ -45,10 +46,10 @@ Strict = Annotated[bool, typer.Option("--strict", help="Refuse unknown keys.")]
 def frontend(files: Files = None, strict: Strict = False) -> None:
     """Serve the REST API."""
 
-    def run(config: "Config", files: "ConfigFiles") -> None:
+    def run(config: "Config", files: "ConfigFiles", hangup: "Hangup") -> None:
         from polytope_server.frontend.process import run
 
-        run(config, files)
+        run(config, files, hangup)
 
     _process("frontend", files, strict, run)
 
@@ -57,10 +58,10 @@ def frontend(files: Files = None, strict: Strict = False) -> None:
 def broker(files: Files = None, strict: Strict = False) -> None:
     """Schedule requests, fairly and within the limits."""
 
-    def run(config: "Config", files: "ConfigFiles") -> None:
+    def run(config: "Config", files: "ConfigFiles", hangup: "Hangup") -> None:
         from polytope_server.broker.process import run
 
-        run(config, files)
+        run(config, files, hangup)
 
     _process("broker", files, strict, run)
 
@@ -69,10 +70,10 @@ def broker(files: Files = None, strict: Strict = False) -> None:
 def worker(files: Files = None, strict: Strict = False) -> None:
     """Take requests off the queue and fetch their data."""
 
-    def run(config: "Config", files: "ConfigFiles") -> None:
+    def run(config: "Config", files: "ConfigFiles", hangup: "Hangup") -> None:
         from polytope_server.worker.process import run
 
-        run(config, files)
+        run(config, files, hangup)
 
     _process("worker", files, strict, run)
 
@@ -88,10 +89,10 @@ def garbage_collector(
 ) -> None:
     """Remove what is old, too much, or left behind."""
 
-    def run(config: "Config", files: "ConfigFiles") -> None:
+    def run(config: "Config", files: "ConfigFiles", hangup: "Hangup") -> None:
         from polytope_server.garbage_collector.process import run
 
-        run(config, files, once=once, dry_run=dry_run)
+        run(config, files, hangup, once=once, dry_run=dry_run)
 
     _process("garbage-collector", files, strict, run)
 
@@ -100,10 +101,10 @@ def garbage_collector(
 def object_store(files: Files = None, strict: Strict = False) -> None:
     """Serve staged objects over HTTP, where S3 is not wanted."""
 
-    def run(config: "Config", files: "ConfigFiles") -> None:
+    def run(config: "Config", files: "ConfigFiles", hangup: "Hangup") -> None:
         from polytope_server.object_store.process import run
 
-        run(config, files)
+        run(config, files, hangup)
 
     _process("object-store", files, strict, run)
 
@@ -220,7 +221,7 @@ def _process(
     name: str,
     files: list[Path] | None,
     strict: bool,
-    run: Callable[["Config", "ConfigFiles"], None],
+    run: Callable[["Config", "ConfigFiles", "Hangup"], None],
 ) -> None:
     """Load the configuration, begin to log, and be that process until it ends."""
 
@@ -228,22 +229,22 @@ def _process(
         import logging
 
         from polytope_server.config.files import ConfigFiles
-        from polytope_server.lifecycle import PARENT_VARIABLE, Stopped, end_with_parent, on_hangup
+        from polytope_server.lifecycle import PARENT_VARIABLE, Hangup, Stopped, end_with_parent
         from polytope_server.observability.logging import configure
 
+        hangup = Hangup()
         parent = os.environ.get(PARENT_VARIABLE)
         if parent:
             end_with_parent(int(parent), signal.SIGTERM)
         configuration = ConfigFiles(
             files or [], strict=strict, environ=os.environ, are_watched=not parent
         )
-        on_hangup(configuration.ask)
         loaded = configuration.load()
         configure(loaded.config.logging, process=name)
         for warning in loaded.warnings:
             logging.getLogger(__name__).warning("configuration: %s", warning)
         try:
-            run(loaded.config, configuration)
+            run(loaded.config, configuration, hangup)
         except Stopped:
             logging.getLogger(__name__).info("stopped before it had started")
 

@@ -81,20 +81,32 @@ class Stop:
         signal.signal(signal.SIGINT, handler)
 
 
-def on_hangup(action: Callable[[], None]) -> None:
-    """Let SIGHUP call *action*; if it says that our terminal was closed, end as by SIGTERM.
+class Hangup:
+    """SIGHUP, which wishes that the configuration be read again, and waits until somebody asks for it.
 
-    In the main thread only; *action* must be safe in a signal handler.
+    Make it in the main thread before there are others: it is held back from all of them, and from the
+    processes that we start. None is lost, for none comes between two lines of somebody's work.
     """
-    has_terminal = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
 
-    def handler(_number: int, _frame: FrameType | None) -> None:
-        if has_terminal and not _has_terminal():
+    def __init__(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # what is ignored never waits
+        self._has_terminal = not is_ignored and _has_terminal()
+
+    def came(self, wait_s: float | None = 0.0) -> bool:
+        """Whether it came since the last call; waits so long for it, with None for ever.
+
+        If it says that our terminal was closed, we end as by SIGTERM instead.
+        """
+        if wait_s is None:
+            signal.sigwaitinfo({signal.SIGHUP})
+        elif signal.sigtimedwait({signal.SIGHUP}, wait_s) is None:
+            return False
+        if self._has_terminal and not _has_terminal():
             os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            action()
-
-    signal.signal(signal.SIGHUP, handler)
+            return False
+        return True
 
 
 def _has_terminal() -> bool:

@@ -5,6 +5,7 @@ a `Current`, reads it once for each piece of work, and so never sees half of a c
 """
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from polytope_server.config.changes import changes, taken_up, users
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.errors import ConfigurationError
+from polytope_server.lifecycle import Hangup
 from polytope_server.observability.logging import configure
 
 logger = logging.getLogger(__name__)
@@ -79,8 +81,9 @@ class Reload(Generic[T]):
 
     Args:
         files: read once already; *config* was in them.
+        hangup: after it, files are read whether they have changed or not.
         process: our name, as in the log.
-        looks: False if another process of ours looks at the files and asks us.
+        looks: False if another process of ours looks at the files and sends us SIGHUP.
         success: the log level of what was taken up.
         caution: the log level of warnings, and of what would need a restart.
 
@@ -91,6 +94,7 @@ class Reload(Generic[T]):
     def __init__(
         self,
         files: ConfigFiles,
+        hangup: Hangup,
         config: Config,
         build: Build[T],
         *,
@@ -99,7 +103,8 @@ class Reload(Generic[T]):
         success: int = logging.INFO,
         caution: int = logging.WARNING,
     ) -> None:
-        self._files, self._config, self._build = files, config, build
+        self._files, self._hangup = files, hangup
+        self._config, self._build = config, build
         self._process, self._success, self._caution = process, success, caution
         self._interval_s = config.reload.interval if looks and files.are_watched else 0.0
         self._due = time.monotonic() + self._interval_s
@@ -119,7 +124,8 @@ class Reload(Generic[T]):
             yield
         finally:
             self._ended.set()
-            self._files.ask()
+            if thread.ident is not None:
+                signal.pthread_kill(thread.ident, signal.SIGHUP)
             thread.join()
 
     def start(self) -> threading.Thread:
@@ -130,7 +136,7 @@ class Reload(Generic[T]):
 
     def _run(self) -> None:
         while True:
-            is_asked = self._files.asked(self._interval_s or None)
+            is_asked = self._hangup.came(self._interval_s or None)
             if self._ended.is_set():
                 return
             if is_asked or self._files.have_changed():
@@ -141,7 +147,7 @@ class Reload(Generic[T]):
 
         For processes that have no thread for it. Never raises, and looks no more often than configured.
         """
-        is_asked = self._files.asked()
+        is_asked = self._hangup.came()
         if not is_asked:
             if not self._interval_s or time.monotonic() < self._due:
                 return False

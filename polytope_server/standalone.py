@@ -18,7 +18,7 @@ from polytope_server.asgi_server import listen_patiently
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.loading import load
 from polytope_server.errors import BackendUnavailable, ConfigurationError
-from polytope_server.lifecycle import PARENT_VARIABLE, Stop, on_hangup
+from polytope_server.lifecycle import PARENT_VARIABLE, Hangup, Stop
 from polytope_server.observability.health import ask
 from polytope_server.reloading import Snapshot
 
@@ -86,8 +86,7 @@ def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool
     stop = Stop()
     stop.on_signals()
     directory = (data_dir or default_data_dir(os.environ)).expanduser().absolute()
-    operators = _OperatorsFiles(files, directory, port=port)
-    on_hangup(operators.ask)
+    operators = _OperatorsFiles(files, Hangup(), directory, port=port)
     server = Server(operators.tree(), files, data_dir=directory, strict=strict)
     server.start(stop)
     try:
@@ -101,14 +100,13 @@ def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool
 class _OperatorsFiles:
     """What the operator says, and what we say because of it: a user of ours, if there are no others."""
 
-    def __init__(self, files: Sequence[Path], data_dir: Path, *, port: int) -> None:
+    def __init__(self, files: Sequence[Path], hangup: Hangup, data_dir: Path, *, port: int) -> None:
         self._are_given = bool(files)
-        self._files = ConfigFiles(files, environ=os.environ)
+        self._files, self._hangup = ConfigFiles(files, environ=os.environ), hangup
         self._data_dir, self._port = data_dir, port
         self._password: str | None = None
         self._said: str | None = None
         self._due = 0.0
-        self.ask = self._files.ask
 
     def tree(self) -> dict[str, Any]:
         """What goes before the files as they are now.
@@ -132,7 +130,7 @@ class _OperatorsFiles:
 
     def follow(self, server: "Server") -> None:
         """Have the processes take up what has changed, if it has and is good."""
-        if not self._files.asked():
+        if not self._hangup.came():
             if not server.reload_interval_s or time.monotonic() < self._due:
                 return
             self._due = time.monotonic() + server.reload_interval_s

@@ -6,14 +6,14 @@ from polytope_server.broker.loop import Broker
 from polytope_server.broker.scheduler import Limits
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
-from polytope_server.lifecycle import Stop, listening, open_chosen
+from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.reloading import Reload, Snapshot
 from polytope_server.request_store import RequestStore
 
 
-def run(config: Config, files: ConfigFiles) -> None:
+def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
     """Schedule until SIGTERM.
 
     Raises:
@@ -21,7 +21,7 @@ def run(config: Config, files: ConfigFiles) -> None:
     """
     stop = Stop()
     stop.on_signals()
-    reload = Reload(files, config, _limits, process="broker")
+    reload = Reload(files, hangup, config, _limits, process="broker")
     store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
     queue: Queue = open_chosen("queue", config.queue, stop=stop)
     metrics = Metrics()

@@ -3,7 +3,7 @@
 Some of it is taken up while the process runs; the rest stays as it is until the next start.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -53,16 +53,16 @@ class _Login(NamedTuple):
 class Changes:
     """What is different: names and counts, never a value, for that may be a secret."""
 
-    collections_added: Sequence[str] = ()
-    collections_removed: Sequence[str] = ()
-    collections_changed: Sequence[str] = ()
-    realms_changed: Sequence[str] = ()
+    collections_added: tuple[str, ...] = ()
+    collections_removed: tuple[str, ...] = ()
+    collections_changed: tuple[str, ...] = ()
+    realms_changed: tuple[str, ...] = ()
     """Also those that came or went."""
     users_added: int = 0
     users_removed: int = 0
-    settings_changed: Sequence[str] = ()
+    settings_changed: tuple[str, ...] = ()
     """Of the rest of what is taken up."""
-    need_restart: Sequence[str] = ()
+    need_restart: tuple[str, ...] = ()
     """Keys that this process has read for good when it started."""
 
     def __bool__(self) -> bool:
@@ -100,20 +100,20 @@ def changes(running: Config, new: Config, *, process: str) -> Changes:
         if is_live
     ]
     return Changes(
-        collections_added=sorted(after.keys() - before.keys()),
-        collections_removed=sorted(before.keys() - after.keys()),
-        collections_changed=sorted(
+        collections_added=_in_order(after.keys() - before.keys()),
+        collections_removed=_in_order(before.keys() - after.keys()),
+        collections_changed=_in_order(
             name for name in before.keys() & after.keys() if before[name] != after[name]
         ),
-        realms_changed=sorted(
+        realms_changed=_in_order(
             realm
             for realm in realms
             if running.authentication.get(realm) != new.authentication.get(realm)
         ),
         users_added=len(new_logins - logins),
         users_removed=len(logins - new_logins),
-        settings_changed=sorted(rest),
-        need_restart=sorted(_need_restart(running, new, process)),
+        settings_changed=_in_order(rest),
+        need_restart=_in_order(_need_restart(running, new, process)),
     )
 
 
@@ -154,6 +154,10 @@ def _different(running: Config, new: Config, field: str) -> Iterator[tuple[str, 
         case (Choice(), _) | (_, Choice()):
             if old_value != new_value:
                 yield section, live is None
+
+
+def _in_order(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names))
 
 
 def _alias(section: Section, field: str) -> str:

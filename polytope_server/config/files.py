@@ -1,9 +1,7 @@
 """The files that a process is configured by: read together, then looked at for changes."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from polytope_server.config.loading import SYSTEM_FILE, Loaded, load
 
@@ -14,11 +12,11 @@ Look = tuple[int, ...]
 class ConfigFiles:
     """Reads a configuration, and says later whether it would be another one by now.
 
-    Looked at are the named files, the system file, and those that ``!file`` names. Used by one thread at
-    a time, but for `ask`.
+    Looked at are the named files, the system file, and those that ``!file`` names. For one thread at a
+    time.
 
     Args:
-        are_watched: False if somebody else looks at the files, and asks us to read them when they change.
+        are_watched: False if another process looks at them, and sends us SIGHUP when they have changed.
     """
 
     def __init__(
@@ -36,7 +34,6 @@ class ConfigFiles:
         self._read: dict[Path, Look] = {}
         """How each looked just before it was read last."""
         self._last_look: dict[Path, Look] = {}
-        self._wishes: SimpleQueue[None] = SimpleQueue()
 
     def load(self) -> Loaded:
         """Read all; see `config.loading.load`."""
@@ -61,21 +58,6 @@ class ConfigFiles:
         is_still = look == self._last_look
         self._last_look = look
         return is_still and look != self._read
-
-    def ask(self) -> None:
-        """Wish that they be read, changed or not. Safe in a signal handler and in any thread."""
-        self._wishes.put(None)
-
-    def asked(self, wait_s: float | None = 0.0) -> bool:
-        """Whether somebody has wished so since the last call; waits so long for it, with None for ever."""
-        try:
-            self._wishes.get(timeout=wait_s)
-        except Empty:
-            return False
-        with suppress(Empty):  # one answer for all who have asked by now
-            while True:
-                self._wishes.get_nowait()
-        return True
 
 
 def look_at(path: Path) -> Look:

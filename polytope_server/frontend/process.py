@@ -11,7 +11,7 @@ from polytope_server.config.model import Config
 from polytope_server.frontend.app import Application, Services, create_app
 from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.urls import PublicUrls
-from polytope_server.lifecycle import Stop, open_chosen
+from polytope_server.lifecycle import Hangup, Stop, open_chosen
 from polytope_server.observability.health import HealthListener
 from polytope_server.observability.metrics import Metrics
 from polytope_server.reloading import Build, Reload, Snapshot
@@ -20,7 +20,7 @@ from polytope_server.request_store import RequestStore
 NAME = "frontend"
 
 
-def run(config: Config, files: ConfigFiles) -> None:
+def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
     """Serve until SIGTERM, then finish what is being answered.
 
     Raises:
@@ -42,7 +42,7 @@ def run(config: Config, files: ConfigFiles) -> None:
         open_chosen(abstraction, choice, stop=stop)  # so that mistakes are told at once
     cache: Cache = open_chosen("caching", config.caching, stop=stop)
     # Here changes are found, checked, and kept for worker processes to come, which say that it is done.
-    ours = Reload(files, config, _policy(cache), process=NAME, success=logging.DEBUG)
+    ours = Reload(files, hangup, config, _policy(cache), process=NAME, success=logging.DEBUG)
 
     def make_app() -> Application:
         # Called in gunicorn's worker process: connections and threads do not survive a fork.
@@ -50,6 +50,7 @@ def run(config: Config, files: ConfigFiles) -> None:
         cache: Cache = open_chosen("caching", config.caching, stop=stop)
         reload = Reload(
             files,
+            hangup,
             ours.config,
             _policy(cache),
             process=NAME,
@@ -81,7 +82,6 @@ def run(config: Config, files: ConfigFiles) -> None:
         graceful_timeout_s=settings.graceful_timeout,
         on_ready=None,
         each_turn=ours.turn,
-        on_hangup=files.ask,
     )
 
 

@@ -5,7 +5,7 @@ import sys
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.garbage_collector.loop import Collector
-from polytope_server.lifecycle import Stop, listening, open_chosen
+from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.reloading import Reload
@@ -13,7 +13,9 @@ from polytope_server.request_store import RequestStore
 from polytope_server.staging import Staging
 
 
-def run(config: Config, files: ConfigFiles, *, once: bool = False, dry_run: bool = False) -> None:
+def run(
+    config: Config, files: ConfigFiles, hangup: Hangup, *, once: bool = False, dry_run: bool = False
+) -> None:
     """Collect until SIGTERM; or *once*; or only print what would be removed.
 
     Raises:
@@ -29,6 +31,7 @@ def run(config: Config, files: ConfigFiles, *, once: bool = False, dry_run: bool
     settings = config.garbage_collector
     reload = Reload(
         files,
+        hangup,
         config,
         lambda snapshot, _before: snapshot.config.garbage_collector,
         process="garbage-collector",

@@ -7,6 +7,7 @@ from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.config.staging import LocalStagingSection, ObjectStoreSection
 from polytope_server.errors import ConfigurationError
+from polytope_server.lifecycle import Hangup
 from polytope_server.object_store.app import Application, create_app
 from polytope_server.reloading import Reload
 from polytope_server.staging.local import LocalStaging
@@ -15,7 +16,7 @@ BACKEND = "polytope"
 NAME = "object-store"
 
 
-def run(config: Config, files: ConfigFiles) -> None:
+def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
     """Serve until SIGTERM, then finish the transfers that are under way.
 
     Raises:
@@ -31,11 +32,12 @@ def run(config: Config, files: ConfigFiles) -> None:
     directory = LocalStagingSection(root_dir=section.root_dir)
     LocalStaging(directory)  # so that a mistake is told at once
     # Nothing of what it serves by may change meanwhile: this is for the log level, and to say so.
-    ours = Reload(files, config, lambda *_: None, process=NAME, success=logging.DEBUG)
+    ours = Reload(files, hangup, config, lambda *_: None, process=NAME, success=logging.DEBUG)
 
     def make_app() -> Application:
         Reload(
             files,
+            hangup,
             ours.config,
             lambda *_: None,
             process=NAME,
@@ -53,5 +55,4 @@ def run(config: Config, files: ConfigFiles) -> None:
         graceful_timeout_s=section.graceful_timeout,
         on_ready=None,
         each_turn=ours.turn,
-        on_hangup=files.ask,
     )

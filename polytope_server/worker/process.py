@@ -2,7 +2,7 @@
 
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
-from polytope_server.lifecycle import Stop, listening, open_chosen
+from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.reloading import Reload, Snapshot
@@ -11,7 +11,7 @@ from polytope_server.staging import Staging
 from polytope_server.worker.supervisor import Source, Sources, Worker
 
 
-def run(config: Config, files: ConfigFiles) -> None:
+def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
     """Take and run requests until SIGTERM, then drain.
 
     Raises:
@@ -19,7 +19,7 @@ def run(config: Config, files: ConfigFiles) -> None:
     """
     stop = Stop()
     stop.on_signals()
-    reload = Reload(files, config, _sources, process="worker")
+    reload = Reload(files, hangup, config, _sources, process="worker")
     store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
     queue: Queue = open_chosen("queue", config.queue, stop=stop)
     staging: Staging = open_chosen("staging", config.staging, stop=stop)
@@ -41,8 +41,8 @@ def run(config: Config, files: ConfigFiles) -> None:
         ).run(stop)
 
 
-def _sources(snapshot: Snapshot, before: Sources | None) -> Sources:
-    made = Sources(
+def _sources(snapshot: Snapshot, _before: Sources | None) -> Sources:
+    return Sources(
         by_name={
             (collection.name, rule.name): Source(type=rule.kind, options=rule.options)
             for collection in snapshot.collections.values()
@@ -50,4 +50,3 @@ def _sources(snapshot: Snapshot, before: Sources | None) -> Sources:
         },
         log_level=snapshot.config.logging.level,
     )
-    return before if made == before and before is not None else made

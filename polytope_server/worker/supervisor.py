@@ -60,6 +60,12 @@ class Sources:
     by_name: Mapping[tuple[str, str], Source]
     log_level: str
 
+    def outdates(self, before: "Sources") -> bool:
+        """Whether a process that was made for *before* may know something that is not so any more."""
+        return self.log_level != before.log_level or any(
+            self.by_name.get(name) != source for name, source in before.by_name.items()
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -487,13 +493,13 @@ class _Slot:
         sources = self._sources.value
         if process is not None and (
             not process.is_alive()
-            or sources is not self._made_for
+            or (sources is not self._made_for and sources.outdates(self._made_for))
             or process.jobs_done >= self._settings.recycle_after
             or process.resident_bytes() > self._settings.recycle_memory
         ):
             self.discard()
+        self._made_for = sources
         if self._process is None:
-            self._made_for = sources
             self._process = SlotProcess(
                 environment=self._settings.environment,
                 memory_limit=self._settings.memory_limit,

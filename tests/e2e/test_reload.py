@@ -66,7 +66,7 @@ class Changing:
             )
             until(
                 lambda label=label, expected=expected: self.count(label, *TAKEN) >= expected,
-                what=f"{label} has reloaded: {self.server.log(label)[-2000:]}",
+                what=f"{label} has reloaded",
             )
 
     def count(self, label: str, *texts: str) -> int:
@@ -253,7 +253,7 @@ def test_new_options_of_a_datasource_and_the_log_level_reach_the_next_request(
     changing.reload("worker")
     request_id = server.submit("x: 1", collection="failing")
     assert "the tape is being mended" in server.finished(request_id).text
-    assert changing.levels_about(request_id) == {"WARNING"}
+    assert until(lambda: changing.levels_about(request_id)) == {"WARNING"}
     changing.tree["logging"]["level"] = "INFO"
     changing.write()
     server.processes["worker"].send_signal(signal.SIGHUP)

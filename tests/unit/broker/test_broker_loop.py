@@ -46,14 +46,21 @@ MakeBroker = Callable[..., Broker]
 
 @pytest.fixture
 def make(store: SqliteRequestStore, queue: SqliteQueue) -> MakeBroker:
-    def make(limits: Mapping[str, SomeLimits] | None = None, **settings: float) -> Broker:
+    def make(
+        limits: Mapping[str, SomeLimits] | Current[Mapping[str, SomeLimits]] | None = None,
+        *,
+        grace_s: float = 0,
+        **settings: float,
+    ) -> Broker:
+        if limits is None:
+            limits = {"c1": SomeLimits(), "c2": SomeLimits()}
         return Broker(
             store=store,
             queue=queue,
-            limits=Current({"c1": SomeLimits(), "c2": SomeLimits()} if limits is None else limits),
+            limits=limits if isinstance(limits, Current) else Current(limits),
             settings=BrokerSection.model_validate(settings),
             metrics=Metrics(),
-            grace_s=0,
+            grace_s=grace_s,
         )
 
     return make
@@ -128,6 +135,32 @@ def test_requests_of_a_removed_collection_fail_alone(
     assert store.get(gone.id).status is Status.FAILED
     assert "gone" in store.get(gone.id).message
     assert drain(queue) == [here.id]
+
+
+def test_a_request_of_a_collection_that_is_not_known_yet_is_kept_for_a_while(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    ids = [store.add(new_request(collection=name)).id for name in ("new", "never")]
+    known: Current[Mapping[str, SomeLimits]] = Current({})
+    broker = make(known, grace_s=60)
+    broker.turn()
+    assert {store.get(i).status for i in ids} == {Status.WAITING}
+    known.replace({"new": SomeLimits()})
+    broker.turn()
+    assert drain(queue) == ids[:1]
+    assert store.get(ids[1]).status is Status.WAITING
+
+
+def test_old_requests_of_a_removed_collection_fail_although_newer_ones_are_kept(
+    store: SqliteRequestStore, make: MakeBroker
+) -> None:
+    old = [store.add(new_request(collection="gone")).id for _ in range(60)]
+    time.sleep(0.6)
+    young = store.add(new_request(collection="gone", user=ANN)).id
+    make(grace_s=0.5).turn()
+    statuses = [store.get(i).status for i in old]
+    assert Status.FAILED in statuses
+    assert store.get(young).status is Status.WAITING
 
 
 def test_a_request_whose_worker_died_is_tried_again_and_then_fails(

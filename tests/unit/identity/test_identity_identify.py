@@ -437,3 +437,53 @@ def test_no_credential_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     everything = str([vars(record) for record in caplog.records])
     assert HERE in everything
     assert not any(secret in everything for secret in ("wr0ng", header[6:]))
+
+
+def changed(**users: str) -> Mapping[str, RealmSection]:
+    """The realm ``example`` with other users and passwords."""
+    listed = [{"uid": uid, "password": password} for uid, password in users.items()]
+    return {"example": RealmSection(authenticators={"l": {"type": "plain", "users": listed}})}
+
+
+def test_what_was_remembered_of_other_users_lets_nobody_in() -> None:
+    cache = Recording()
+    before = Identity.build(changed(joe="old", ann="anns"), cache)
+    for uid, password in (("joe", "old"), ("ann", "anns")):
+        before.identify(basic(uid, password), address=HERE)
+    with pytest.raises(NotAuthenticated):
+        before.identify(basic("joe", "new"), address=HERE)
+    assert len(cache.seen) == 3
+    after = Identity.build(changed(joe="new"), cache, before=before)
+    assert after.identify(basic("joe", "new"), address=HERE).username == "joe"
+    for uid, password in (("joe", "old"), ("ann", "anns")):
+        with pytest.raises(NotAuthenticated):
+            after.identify(basic(uid, password), address=HERE)
+
+
+def test_a_role_that_was_taken_away_is_not_remembered() -> None:
+    cache = Recording()
+    before = Identity.build(REALMS, cache)
+    assert "operator" in before.identify(basic("joe", "s3cret"), address=HERE).roles
+    without = RealmSection(authenticators=REALMS["example"].authenticators)
+    after = Identity.build({**REALMS, "example": without}, cache, before=before)
+    assert after.identify(basic("joe", "s3cret"), address=HERE).roles == {"default"}
+
+
+def test_guesses_count_on_over_a_change() -> None:
+    before = Identity.build(changed(joe="old"), Recording())
+    for number in range(FREE_GUESSES):
+        assert before.delay_s(basic("joe", f"guess {number}"), HERE) == 0
+    after = Identity.build(changed(joe="new"), Recording(), before=before)
+    assert after.delay_s(basic("joe", "another guess"), HERE) > 0
+
+
+def test_back_ends_that_are_as_they_were_are_kept_with_what_they_have_learnt() -> None:
+    before = Identity.build(REALMS, Recording())
+    other_roles = RealmSection(authenticators=REALMS["example"].authenticators)
+    after = Identity.build(
+        {"example": other_roles, "other": changed(joe="x")["example"]}, Recording(), before=before
+    )
+    kept, made = after._realms["example"], after._realms["other"]
+    assert kept.authenticators == before._realms["example"].authenticators
+    assert kept.authorizers == ()
+    assert made.authenticators != before._realms["other"].authenticators

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from polytope_server.config.model import WorkerSection
@@ -60,11 +60,15 @@ class Sources:
     by_name: Mapping[tuple[str, str], Source]
     log_level: str
 
-    def outdates(self, before: "Sources") -> bool:
-        """Whether a process that was made for *before* may know something that is not so any more."""
-        return self.log_level != before.log_level or any(
-            self.by_name.get(name) != source for name, source in before.by_name.items()
+    def outdates(self, known: "Sources") -> bool:
+        """Whether something that a process has known is another thing now."""
+        return self.log_level != known.log_level or any(
+            known.by_name.get(name, source) != source for name, source in self.by_name.items()
         )
+
+    def added_to(self, known: "Sources") -> "Sources":
+        """What a process knows that has known those and goes on by these; what has gone is remembered."""
+        return replace(self, by_name={**known.by_name, **self.by_name})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,7 +351,9 @@ class Worker:
                 run, job, process, self._staging, max_bytes=self._settings.max_result
             )
         finally:
-            if not process.is_idle:  # its answer is of no use to the next request
+            name = (request.collection, request.datasource)
+            is_outdated = self._sources.value.by_name.get(name) != source
+            if is_outdated or not process.is_idle:  # of no use to the next request
                 slot.discard()
 
     def _after_cut(self, run: Run, *, how: str) -> Outcome | None:
@@ -485,27 +491,29 @@ class _Slot:
         self.run: Run | None = None
         self._settings, self._sources = settings, sources
         self._process: SlotProcess | None = None
-        self._made_for = sources.value
+        self._latest = self._known = sources.value
 
     def ready_process(self) -> SlotProcess:
         """A process that is alive, not worn out, and knows no datasource as it was."""
         process = self._process
-        sources = self._sources.value
+        latest, self._latest = self._latest, self._sources.value
         if process is not None and (
             not process.is_alive()
-            or (sources is not self._made_for and sources.outdates(self._made_for))
             or process.jobs_done >= self._settings.recycle_after
             or process.resident_bytes() > self._settings.recycle_memory
+            or (latest is not self._latest and self._latest.outdates(self._known))
         ):
             self.discard()
-        self._made_for = sources
         if self._process is None:
+            self._known = self._latest
             self._process = SlotProcess(
                 environment=self._settings.environment,
                 memory_limit=self._settings.memory_limit,
-                log_level=sources.log_level,
+                log_level=self._latest.log_level,
                 context=self._log_context,
             )
+        elif latest is not self._latest:
+            self._known = self._latest.added_to(self._known)
         return self._process
 
     def discard(self) -> None:

@@ -124,7 +124,7 @@ class Reload(Generic[T]):
             yield
         finally:
             self._ended.set()
-            if thread.ident is not None:
+            if thread.ident is not None and thread.is_alive():
                 signal.pthread_kill(thread.ident, signal.SIGHUP)
             thread.join()
 

@@ -226,7 +226,7 @@ def test_raised_limits_start_what_waits_at_once_and_lowered_ones_stop_nothing(
     server = changing.server
     changing.offer("narrow", "slow", limits={"total": 1})
     changing.reload()
-    ids = [server.submit("1500000", collection="narrow") for _ in range(2)]
+    ids = [server.submit("800000", collection="narrow") for _ in range(2)]
     until(lambda: changing.status(ids[0]) is PROCESSING)
     changing.offer("narrow", "slow", limits={"total": 2})
     begin = time.monotonic()
@@ -236,7 +236,7 @@ def test_raised_limits_start_what_waits_at_once_and_lowered_ones_stop_nothing(
     changing.offer("narrow", "slow", limits={"total": 0})
     changing.reload("broker")
     late = server.submit("3", collection="narrow")
-    assert [server.result(each) for each in ids] == [b"x" * 1_500_000] * 2
+    assert [server.result(each) for each in ids] == [b"x" * 800_000] * 2
     assert changing.status(late) is Status.WAITING
     changing.offer("narrow", "slow")
     changing.reload("broker")
@@ -475,6 +475,9 @@ def test_standalone_follows_the_operators_file_and_passes_sighup_on(tmp_path: Pa
         file.write_text(json.dumps(tree))
         process.send_signal(signal.SIGHUP)
         until(lambda: look(alice).json()["message"] == ["own", "second"])
+        file.write_text(json.dumps(base))
+        until(lambda: look(ours).status_code == 200, what="our user comes when there are none")
+        assert look(ours).json()["message"] == ["dummy", "echo"]
         (refusal,) = errors_with(REFUSED)
         assert "my.yaml:1: broker: must be a mapping" in refusal
         assert not errors_with(alice[1])

@@ -25,10 +25,12 @@ from polytope_server.authentication.identity import Identity
 from polytope_server.collection import collections_of
 from polytope_server.config.loading import load
 from polytope_server.frontend.app import Application, Services, create_app
+from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.logging import configure
 from polytope_server.observability.metrics import Metrics
+from polytope_server.reloading import Current
 
 CONNECTIONS = 64
 RUN_S = 4.0
@@ -202,13 +204,16 @@ def _serve(file: Path) -> None:
     def make_app() -> Application:
         stop = Stop()
         cache = open_chosen("caching", config.caching, stop=stop)
+        policy = Policy(
+            identity=Identity.build(config.authentication, cache),
+            collections=collections_of(config),
+        )
         services = Services(
             store=open_chosen("request_store", config.request_store, stop=stop),
             queue=open_chosen("queue", config.queue, stop=stop),
             staging=open_chosen("staging", config.staging, stop=stop),
             cache=cache,
-            identity=Identity.build(config.authentication, cache),
-            collections=collections_of(config),
+            policy=Current(policy),
             metrics=Metrics(),
             signing_key=os.urandom(32),
         )

@@ -17,6 +17,7 @@ from polytope_server.config.model import BrokerSection
 from polytope_server.errors import ConfigurationError
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue.sqlite import SqliteQueue
+from polytope_server.reloading import Current
 from polytope_server.request import Request, Status, Step, Verb
 from polytope_server.request_store.sqlite import SqliteRequestStore
 from polytope_server.user import User
@@ -78,9 +79,10 @@ class _Store:
         self.broker = Broker(
             store=self.store,
             queue=self.queue,
-            limits={"c": Limits(per_role={})},
+            limits=Current({"c": Limits(per_role={})}),
             settings=BrokerSection(max_queued=FREE),
             metrics=Metrics(),
+            grace_s=0,
         )
         self.broker.turn()  # becomes the active one, and does what is due now and then
         self.finish_all()

@@ -26,6 +26,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
           memory_limit: 8G
           environment: {OMP_NUM_THREADS: 1}""",
     "garbage-collector": "garbage-collector: {interval: 5m, age: 48h, threshold: 500G}",
+    "reload": "reload: {interval: 10s, grace: 5m}",
     "request_store.sqlite": "request_store: {sqlite: {path: /data/requests.sqlite}}",
     "queue.sqlite": "queue: {sqlite: {path: /data/queue.sqlite}}",
     "staging.local": "staging: {local: {root_dir: /data/staging}}",
@@ -90,7 +91,14 @@ EXAMPLES: Final[Mapping[str, str]] = {
 }
 """By place: configurations that can be loaded as they stand, each showing its section."""
 
-_BACKENDS: Final = ("request_store", "queue", "staging", "caching", "authentication", "authorization")
+_BACKENDS: Final = (
+    "request_store",
+    "queue",
+    "staging",
+    "caching",
+    "authentication",
+    "authorization",
+)
 _INTRODUCTION: Final = """\
 # Reference of the configuration
 

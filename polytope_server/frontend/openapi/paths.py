@@ -235,7 +235,8 @@ class Paths:
                 "With an id: 202 while it is not finished, 303 to the data once they are there, 400 with "
                 "the reason if it failed. An archive request ends with 200. "
                 f"{self._held()}The 303 can be had again and again, each with a new link.\n\n"
-                "With the name of a collection: your requests in it, the oldest first."
+                "With the name of a collection: your requests in it, the oldest first; also if it is not "
+                "offered any more."
             ),
             "security": self._security,
             "responses": {

@@ -8,7 +8,6 @@ from falcon import MEDIA_JSON
 from falcon.asgi import Request, Response
 from swagger_ui_bundle import swagger_ui_path
 
-from polytope_server.authentication.identity import Identity
 from polytope_server.config.model import FrontendSection
 from polytope_server.errors import PageNotFound
 from polytope_server.frontend.openapi import document
@@ -94,15 +93,14 @@ class Document:
 
     open_to_all = True
 
-    def __init__(self, settings: FrontendSection, identity: Identity, urls: PublicUrls) -> None:
+    def __init__(self, settings: FrontendSection, urls: PublicUrls) -> None:
         self._urls = urls
-        self._document = functools.partial(
-            document, settings, schemes=identity.schemes, page_files=PAGE_FILES
-        )
+        self._document = functools.partial(document, settings, page_files=PAGE_FILES)
 
     async def on_get(self, req: Request, resp: Response) -> None:
         resp.content_type = MEDIA_JSON
-        resp.media = self._document(servers=self._servers(req))
+        schemes = req.context.policy.identity.schemes
+        resp.media = self._document(schemes=schemes, servers=self._servers(req))
 
     on_head = on_get
 

@@ -19,10 +19,12 @@ from polytope_server.frontend.errors import STATUS
 from polytope_server.frontend.openapi import document
 from polytope_server.frontend.openapi.responses import WHEN
 from polytope_server.frontend.openapi.schemas import SCHEMAS
+from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.resources.documentation import PAGE_FILES
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.metrics import Metrics
+from polytope_server.reloading import Current
 from polytope_server.request import DataObject, Request, Status, Verb
 from polytope_server.standalone import configuration
 from polytope_server.user import User
@@ -59,8 +61,12 @@ def test_every_route_is_described_and_every_description_has_a_route(tmp_path: Pa
         queue=open_chosen("queue", config.queue, stop=stop),
         staging=open_chosen("staging", config.staging, stop=stop),
         cache=cache,
-        identity=Identity.build(config.authentication, cache),
-        collections=collections_of(config),
+        policy=Current(
+            Policy(
+                identity=Identity.build(config.authentication, cache),
+                collections=collections_of(config),
+            )
+        ),
         metrics=Metrics(),
         signing_key=b"k" * 32,
     )

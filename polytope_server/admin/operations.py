@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from polytope_server.admin.deployment import Deployment
 from polytope_server.admin.steps import PAST, Command, refusal, step
-from polytope_server.audit import AuditEntry
+from polytope_server.audit import DONE, AuditEntry
 from polytope_server.errors import RequestNotFound
 from polytope_server.queue import Topic
 from polytope_server.request import Request, Status
@@ -64,22 +64,30 @@ class Operations:
 
     def all(self, command: Command, wanted: Wanted, *, reason: str) -> Iterator[Outcome]:
         """Do it to all that are wanted, a page at a time; what moves on meanwhile is left alone."""
-        done = 0
+        done, outcome = 0, "broken off"
         after: Request | None = None
-        while page := self._store.find(wanted, after=after, limit=_PAGE):
-            after = page[-1]
-            possible = []
-            for request in page:
-                if why := refusal(command, request):
-                    yield Outcome(target=request.id, text=why, is_done=False, is_refused=True)
-                else:
-                    possible.append(request)
-            taken = self._each(command, possible, reason)
-            for request, is_done in zip(possible, taken, strict=True):
-                done += is_done
-                text = PAST[command] if is_done else "has moved on"
-                yield Outcome(target=request.id, text=text, is_done=is_done)
-        _log(self._operator.entry(command, f"{done} requests", reason=reason))
+        try:
+            while page := self._store.find(wanted, after=after, limit=_PAGE):
+                after = page[-1]
+                for each in self._page(command, page, reason):
+                    done += each.is_done
+                    yield each
+            outcome = DONE
+        finally:
+            entry = self._operator.entry(command, f"{done} requests", reason=reason)
+            _log(entry.ending(outcome))
+
+    def _page(self, command: Command, page: Sequence[Request], reason: str) -> Iterator[Outcome]:
+        possible = []
+        for request in page:
+            if why := refusal(command, request):
+                yield Outcome(target=request.id, text=why, is_done=False, is_refused=True)
+            else:
+                possible.append(request)
+        taken = self._each(command, possible, reason)
+        for request, is_done in zip(possible, taken, strict=True):
+            text = PAST[command] if is_done else "moved on"
+            yield Outcome(target=request.id, text=text, is_done=is_done)
 
     def _each(self, command: Command, requests: Sequence[Request], reason: str) -> Iterator[bool]:
         """Whether it was done to each of the requests, which stand as shown unless they moved on."""

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from polytope_server.observability.logging import one_line
 from polytope_server.request import DataObject, Request, Status
 
 _WIDE = 4000
-"""Columns where no terminal says how many there are: nothing is cut off for a program."""
+"""Columns: no line is broken but by the terminal, so that an id is always found in one piece."""
 _MESSAGE_CHARACTERS = 60
 _SHOWN = (Status.UPLOADING, Status.WAITING, Status.QUEUED, Status.PROCESSING)
 
@@ -266,12 +265,11 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def _print(table: Table) -> None:
-    is_terminal = sys.stdout.isatty()
     drawn = io.StringIO()
     Console(
         file=drawn,
-        force_terminal=is_terminal,
-        width=shutil.get_terminal_size().columns if is_terminal else _WIDE,
+        force_terminal=sys.stdout.isatty(),
+        width=_WIDE,
         highlight=False,
         markup=False,
         emoji=False,

@@ -5,6 +5,8 @@ import grp
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -304,6 +306,15 @@ def test_what_was_done_is_in_the_audit(run: CommandLine, monkeypatch: pytest.Mon
     assert "\x1b" not in text
     assert run.json("audit", "--target", "c2") == []
     assert len(run.json("audit", "-n", "1")) == 1
+
+
+def test_the_command_line_drags_in_no_back_end_and_no_large_library() -> None:
+    code = (
+        "import sys, polytope_server.cli\n"
+        "large = {'pydantic', 'rich', 'sqlite3', 'yaml', 'polytope_server.config.model'}\n"
+        "assert not large & sys.modules.keys(), large & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 # --- who may, and with what

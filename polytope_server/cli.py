@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from polytope_server.admin.commands import admin_app
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Check, show and describe configurations.")
 app.add_typer(config_app, name="config")
+app.add_typer(admin_app, name="admin")
 
 Files = Annotated[
     list[Path] | None,

@@ -21,6 +21,7 @@
     ├── ConfigurationError        the operator can: key, value and what would be right
     ├── BackendUnavailable        time can: a server is away; try again
     │   └── StorageFull           no room left for the bytes; try again later
+    ├── OperatorNotAllowed        whoever writes the configuration can: this is no operator of theirs
     ├── StepLost                  nobody needs to: somebody else was first
     └── ObjectNotFound            nothing of that name in staging
 
@@ -106,6 +107,10 @@ class BackendUnavailable(PolytopeError):
 
 class StorageFull(BackendUnavailable):
     """Staging has no room for these bytes at present."""
+
+
+class OperatorNotAllowed(PolytopeError):
+    """Somebody at the command line whom the configuration does not name among the operators."""
 
 
 class StepLost(PolytopeError):

@@ -6,6 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+from polytope_server.audit import AuditEntry
 from polytope_server.user import User
 
 
@@ -38,10 +39,13 @@ STEPS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
         Status.QUEUED: frozenset({Status.PROCESSING, Status.WAITING, Status.FAILED}),
         Status.PROCESSING: frozenset({Status.PROCESSED, Status.FAILED, Status.WAITING}),
         Status.PROCESSED: frozenset(),
-        Status.FAILED: frozenset(),
+        Status.FAILED: frozenset({Status.WAITING}),
     }
 )
-"""What may follow what. Revocation removes the record and so is not in the table."""
+"""What may follow what. Revocation removes the record and so is not in the table.
+
+Out of FAILED leads only what an operator asks for; see `Step.starts_over`.
+"""
 
 GRIB: Final = "application/x-grib"
 COVERAGE_JSON: Final = "application/prs.coverage+json"
@@ -90,7 +94,9 @@ class Request:
 
     Times are Unix seconds by the store's clock. `coerced_request` is the one canonical form that
     was coerced, matched and authorised at submission, and that the datasource is given; it is
-    None where the collection's datasource reads free text only.
+    None where the collection's datasource reads free text only. `attempt` never comes again in the
+    life of a request, for objects are named after it; `first_attempt` is the one that it began with
+    when it was last started over.
     """
 
     id: str
@@ -106,6 +112,7 @@ class Request:
     modified_at: float = 0.0
     status_history: Mapping[str, float] = field(default_factory=dict, hash=False)
     attempt: int = 1
+    first_attempt: int = 1
     holder: str | None = None
     lease_expires_at: float | None = None
     bytes_staged: int = 0
@@ -123,6 +130,11 @@ class Request:
             return None
         return Lease(holder=self.holder, attempt=self.attempt)
 
+    @property
+    def tries(self) -> int:
+        """How often it was begun since it was last started over, the present time included."""
+        return self.attempt - self.first_attempt + 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -132,6 +144,13 @@ class Step:
     `lease` is written on the way into PROCESSING (its attempt must be the request's own) and must
     match on the way out. `count_attempt` raises the attempt by one, for a request whose worker died.
     Without `message` the old one stays.
+
+    With `starts_over`, which leads to WAITING, the request is as if it had just been submitted: the
+    attempt is raised by one and becomes the first one, message and result are cleared, the history
+    begins anew (but for the upload), and so does its age. An archive must still have its input. It is
+    the only way out of FAILED.
+
+    `audit` is kept if, and only if, the step is taken.
     """
 
     id: str
@@ -144,6 +163,8 @@ class Step:
     input: DataObject | None = None
     count_attempt: bool = False
     only_if_expired: bool = False
+    starts_over: bool = False
+    audit: AuditEntry | None = None
 
     def __post_init__(self) -> None:
         if self.target not in STEPS[self.source]:
@@ -152,6 +173,10 @@ class Step:
             raise ValueError("a step into or out of processing needs a lease")
         if self.target is Status.PROCESSING and self.lease_s <= 0:
             raise ValueError("a lease needs a duration")
+        if self.starts_over and self.target is not Status.WAITING:
+            raise ValueError("what starts over waits")
+        if self.source is Status.FAILED and not self.starts_over:
+            raise ValueError("a failed request can only start over")
 
 
 def result_name(prefix: str, request_id: str, attempt: int, media_type: str) -> str:

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from polytope_server.broker.scheduler import Limits, choose, take_turns
 from polytope_server.config.model import BrokerSection
@@ -16,11 +16,10 @@ from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Hints, Message, Queue, Topic
 from polytope_server.reloading import Current
 from polytope_server.request import Request, Status, Step
-from polytope_server.request_store import RequestStore, Waiting
+from polytope_server.request_store import BROKER, Mark, RequestStore, Waiting, Wanted
 
 logger = logging.getLogger(__name__)
 
-POST = "broker"
 POSITIONS = 100
 """So many of the next requests of a collection are told their exact place."""
 _POSITIONS_EVERY_S = 1.0
@@ -67,7 +66,7 @@ class Broker:
     def run(self, stop: Stop) -> None:
         """Work until asked to stop; a back-end that is away is waited for."""
         with (
-            self._queue.listen(Topic.SUBMITTED, Topic.TAKEN, Topic.CHANGED) as hints,
+            self._queue.listen(Topic.SUBMITTED, Topic.TAKEN, Topic.CHANGED, Topic.MARKED) as hints,
             stop.calling(hints.interrupt),
             self._latest_limits.calling(hints.interrupt),
         ):
@@ -91,7 +90,7 @@ class Broker:
                 self._sleep(hints)
         if self._active:
             try:
-                self._store.leave_post(POST, self._holder)
+                self._store.leave_post(BROKER, self._holder)
             except BackendUnavailable:
                 logger.info("could not give up the post; it ends by itself")
 
@@ -135,7 +134,7 @@ class Broker:
         if self._active and now < self._post_until - self._settings.lease * 2 / 3:
             return True
         was_active = self._active
-        self._active = self._store.take_post(POST, self._holder, duration_s=self._settings.lease)
+        self._active = self._store.take_post(BROKER, self._holder, duration_s=self._settings.lease)
         self._post_until = now + self._settings.lease
         if self._active and not was_active:
             logger.info("this broker is active now", extra={"holder": self._holder})
@@ -148,10 +147,16 @@ class Broker:
     # --- what goes forward
 
     def _schedule(self) -> None:
+        paused = self._store.marked(Mark.PAUSED)
+        self._take_back(paused)
         free = self._settings.max_queued - self._store.queued_count()
         if free <= 0:
             return
-        names = [name for name in self._store.waiting_collections() if name in self._limits]
+        names = [
+            name
+            for name in self._store.waiting_collections()
+            if name in self._limits and name not in paused
+        ]
         if not names:
             return
         self._rotation += 1
@@ -204,6 +209,20 @@ class Broker:
 
     # --- what goes back, or ends
 
+    def _take_back(self, paused: Collection[str]) -> None:
+        """Let what is queued of paused collections wait again; what runs goes on."""
+        for name in paused:
+            queued = self._store.find(
+                Wanted(statuses={Status.QUEUED}, collection=name), limit=_BATCH
+            )
+            taken = self._store.apply_each(
+                [Step(id=r.id, source=Status.QUEUED, target=Status.WAITING) for r in queued]
+            )
+            for request in taken:
+                if request is not None:
+                    with log_context(request_id=request.id, user=request.user.username):
+                        logger.info("waits again: its collection is paused")
+
     def _recover(self) -> None:
         while expired := self._store.expired_leases(limit=_BATCH):
             taken = self._store.apply_each([self._after_death(request) for request in expired])
@@ -211,12 +230,12 @@ class Broker:
                 return
 
     def _after_death(self, request: Request) -> Step:
-        last = request.attempt >= self._settings.max_attempts
+        last = request.tries >= self._settings.max_attempts
         message = (
-            f"The worker was lost while it ran this request, {request.attempt} times in a row; "
+            f"The worker was lost while it ran this request, {request.tries} times in a row; "
             f"it was not tried again. Please quote {request.id}."
             if last
-            else f"The worker was lost; this is attempt {request.attempt + 1}."
+            else f"The worker was lost; this is attempt {request.tries + 1}."
         )
         return Step(
             id=request.id,

@@ -27,7 +27,7 @@ _NOT_READ: Final[Mapping[Place, str]] = MappingProxyType(
         ("telemetry",): "not read: this release has no telemetry service",
         ("federation",): "not read: this release takes no users of other servers",
         ("api-keys",): "not read: this release has no keys of its own",
-        ("admin",): "not read: nothing asks for these roles",
+        ("admin", "roles"): "not read: nothing asks for these roles; see admin.users",
     }
 )
 

@@ -238,6 +238,15 @@ class GarbageCollectorSection(Section):
     health_port: Port | None = None
 
 
+class AdminSection(Section):
+    """``admin``"""
+
+    users: tuple[Text, ...] | None = None
+    """Names of users and groups of the operating system who may use ``polytope-server admin``; if left
+    out, everybody who can read the configuration and the request store."""
+    roles: Unread = None
+
+
 class CoercionSection(Section):
     """``coercion``: values in the files are added to these defaults; null empties a list."""
 
@@ -310,7 +319,7 @@ class Config(Section):
     """Realms by name."""
     api_keys: Raw = Field(default_factory=dict, alias="api-keys")
     federation: Raw = Field(default_factory=dict)
-    admin: Raw = Field(default_factory=dict)
+    admin: AdminSection = Field(default_factory=AdminSection)
     coercion: CoercionSection = Field(default_factory=CoercionSection)
     datasources: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, repr=False)
     """As they stand in the files; `collections` hold them with what they inherit."""

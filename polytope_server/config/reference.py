@@ -64,6 +64,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 type: plain
                 roles: {operator: [alice], researcher: [alice, bob]}
                 user-attributes: {"a*": {site: reading}}""",
+    "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",
     "datasource": """\
         datasources:

@@ -18,8 +18,8 @@ def shown_status(status: Status) -> str:
     return Status.QUEUED if status is Status.WAITING else status
 
 
-def progress(request: Request, *, position: int | None = None) -> str:
-    """One sentence for a user who waits."""
+def progress(request: Request, *, position: int | None = None, paused: bool = False) -> str:
+    """A sentence or two for a user who waits."""
     match request.status:
         case Status.UPLOADING:
             return "Request uploading; send the data to the location given"
@@ -30,6 +30,8 @@ def progress(request: Request, *, position: int | None = None) -> str:
     text = "Request queued"
     if position is not None:
         text += f"; number {position} in line"
+    if paused:
+        text += ". The collection is paused by its operators"
     return f"{text}. {request.message}" if request.message else text
 
 

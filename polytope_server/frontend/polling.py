@@ -5,13 +5,13 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from polytope_server.errors import BackendUnavailable, RequestNotFound
 from polytope_server.frontend.threads import Threads
 from polytope_server.queue import Queue, Topic
 from polytope_server.request import Request, Status
-from polytope_server.request_store import RequestStore
+from polytope_server.request_store import Mark, RequestStore
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ _SAFETY_S = 1.0
 _FOLLOW_UP_S = 0.2
 """A request that has just started is often done at once: such news is worth waiting a moment for."""
 _POSITIONS_S = 1.0
+_PAUSED_S = 1.0
 
 
 class Reader:
@@ -30,6 +31,7 @@ class Reader:
         self._wanted: dict[str, list[asyncio.Future[Request | None]]] = {}
         self._reading: asyncio.Task[None] | None = None
         self._positions: dict[str, tuple[float, Sequence[str]]] = {}
+        self._paused: tuple[float, Collection[str]] = (0.0, ())
 
     async def get(self, request_id: str) -> Request:
         """Raises: RequestNotFound, BackendUnavailable."""
@@ -67,6 +69,14 @@ class Reader:
         with contextlib.suppress(ValueError):
             return list(ids).index(request.id) + 1
         return None
+
+    async def is_paused(self, collection: str) -> bool:
+        """Whether operators have paused a collection; known a second late."""
+        known_at, names = self._paused
+        if time.monotonic() - known_at > _PAUSED_S:
+            names = await self._threads.run(self._store.marked, Mark.PAUSED)
+            self._paused = (time.monotonic(), names)
+        return collection in names
 
 
 class Watcher:

@@ -2,10 +2,11 @@
 
 import logging
 
-from polytope_server.errors import BackendUnavailable, RequestNotFound
-from polytope_server.queue import Queue, Topic
-from polytope_server.request import Request, Status
+from polytope_server.errors import RequestNotFound
+from polytope_server.queue import Queue
+from polytope_server.request import Request
 from polytope_server.request_store import RequestStore
+from polytope_server.revocation import clear_away
 from polytope_server.staging import Staging
 from polytope_server.user import User
 
@@ -13,11 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Revoke:
-    """Removes requests of one user. Blocking; safe between threads.
-
-    Once the record is gone nobody finds the data; what we leave behind if we die here, or if staging
-    is away, the collector removes.
-    """
+    """Removes requests of one user. Blocking; safe between threads."""
 
     def __init__(self, *, store: RequestStore, queue: Queue, staging: Staging) -> None:
         self._store, self._queue, self._staging = store, queue, staging
@@ -28,7 +25,7 @@ class Revoke:
         Raises:
             RequestNotFound: no such request, or another user's.
         """
-        self._clean_up(self._store.remove(request_id, user_id=user.id))
+        self._clear_away(self._store.remove(request_id, user_id=user.id))
 
     def all_unfinished(self, user: User) -> int:
         """All that are not finished; how many there were."""
@@ -38,22 +35,10 @@ class Revoke:
                 request = self._store.remove(request_id, user_id=user.id, only_unfinished=True)
             except RequestNotFound:
                 continue  # it was just finished, or revoked by another call
-            self._clean_up(request)
+            self._clear_away(request)
             count += 1
         return count
 
-    def _clean_up(self, request: Request) -> None:
+    def _clear_away(self, request: Request) -> None:
         logger.info("revoked", extra={"request_id": request.id, "status": request.status})
-        if request.status is Status.PROCESSING:
-            self._queue.hint(Topic.REVOKED, request.id)
-        else:
-            self._queue.hint(Topic.CHANGED, request.id)
-        for data in (request.result, request.input):
-            if data is not None and data.name:
-                try:
-                    self._staging.delete(data.name)
-                except BackendUnavailable as exc:
-                    logger.info(
-                        "the collector will remove the data",
-                        extra={"request_id": request.id, "cause": str(exc)},
-                    )
+        clear_away(request, hint=self._queue.hint, staging=self._staging)

@@ -206,6 +206,8 @@ class Collector:
             for each, request in self._expendable(candidates):
                 if dry_run and request is not None and request.modified_at < before:
                     continue  # counted with its request
+                if not dry_run and not self._may_go(request):
+                    continue  # it was started over, and will read its data again
                 total_bytes -= each.object.size_bytes
                 report.size_bytes += each.object.size_bytes
                 if request is None:
@@ -213,10 +215,14 @@ class Collector:
                     self._remove_object(each.object, "belongs to no request", dry_run=dry_run)
                 else:
                     report.inputs += 1
-                    if not dry_run and request.input is not None:
-                        self._store.forget_input(request.id, request.input)
                     self._remove_object(each.object, "its request is finished", dry_run=dry_run)
         return total_bytes
+
+    def _may_go(self, request: Request | None) -> bool:
+        """Whether the upload of what was a finished request is its own no more, from now on."""
+        if request is None or request.input is None:
+            return True
+        return self._store.forget_input(request.id, request.input)
 
     def _expendable(self, candidates: list[Ours]) -> Iterator[tuple[Ours, Request | None]]:
         """Objects of no request, and uploads of finished requests, which come with theirs.

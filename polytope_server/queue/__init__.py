@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Topic(StrEnum):
-    """What a hint is about; its text is the request id."""
+    """What a hint is about; its text is the request id, or the name of what was marked."""
 
     SUBMITTED = "submitted"
     """A request waits: for the broker."""
@@ -19,7 +19,9 @@ class Topic(StrEnum):
     CHANGED = "changed"
     """A request's status changed: for frontends that hold a poll of it, and the broker if it freed a slot."""
     REVOKED = "revoked"
-    """A request was revoked: for the worker that runs it."""
+    """A request was revoked, or taken from its worker: for the worker that runs it."""
+    MARKED = "marked"
+    """An operator has marked something, or taken a mark away: for the broker and the workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

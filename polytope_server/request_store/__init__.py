@@ -1,11 +1,19 @@
 """The only truth about requests."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import StrEnum
+from typing import Final, Protocol
 
+from polytope_server.audit import AuditEntry
 from polytope_server.request import DataObject, Lease, Request, Status, Step
 from polytope_server.user import User
+
+BROKER: Final = "broker"
+"""The post of the one broker that schedules."""
+FORGOTTEN_AFTER_S: Final = 86400.0
+"""A worker that was not seen for so long is forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +42,42 @@ class Forgotten:
     id: str
     user: User
     objects: Sequence[DataObject]
+
+
+class Mark(StrEnum):
+    """What an operator can say about something that is no request."""
+
+    PAUSED = "paused"
+    """Of a collection: its requests wait."""
+    DRAINING = "draining"
+    """Of a worker: it takes nothing new."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attendance:
+    """A worker, as it has last said about itself."""
+
+    name: str
+    slots: int
+    busy: int
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which requests are asked for: those that fit everything that is said here.
+
+    `worker` is that of the slot that holds a request; slots are called by their worker's name, a slash
+    and a number. `created_before` and `created_after` are exclusive.
+    """
+
+    statuses: Collection[Status] = tuple(Status)
+    collection: str | None = None
+    username: str | None = None
+    realm: str | None = None
+    worker: str | None = None
+    created_before: float = math.inf
+    created_after: float = -math.inf
 
 
 class RequestStore(Protocol):
@@ -82,11 +126,15 @@ class RequestStore(Protocol):
         A compare-and-set: of any number of callers with the same step, one wins. Writes the status,
         its time in `status_history` (first time of each), `modified_at` and what the step carries; no
         other field is touched. Out of PROCESSING the holder and attempt must be those of `step.lease`,
-        and the lease is given up; into PROCESSING the attempt must be the record's own.
+        and the lease is given up; into PROCESSING the attempt must be the record's own. For what a step
+        that starts over writes, see `Step`; out of FAILED it gives the request a new turn, as `add` does.
+
+        The audit entry of a step is kept in one transaction with it. A store that has none keeps it
+        before: better an entry of something that did not happen than the other way round.
 
         Raises:
             RequestNotFound: it is gone; it may have been revoked.
-            StepLost: it stands elsewhere by now. Nothing was written.
+            StepLost: it stands elsewhere by now, or starts over without its input. Nothing was written.
         """
 
     def apply_each(self, steps: Sequence[Step]) -> Sequence[Request | None]:
@@ -96,11 +144,16 @@ class RequestStore(Protocol):
         """
 
     def remove(
-        self, request_id: str, *, user_id: str | None = None, only_unfinished: bool = False
+        self,
+        request_id: str,
+        *,
+        user_id: str | None = None,
+        only_unfinished: bool = False,
+        audit: AuditEntry | None = None,
     ) -> Request:
         """Forget a request, and return what it was last.
 
-        With `user_id`, only if it is this user's.
+        With `user_id`, only if it is this user's. The entry is kept as by `apply`.
 
         Raises:
             RequestNotFound: it is gone, somebody else's, or finished although it must not be.
@@ -190,18 +243,76 @@ class RequestStore(Protocol):
     def unfinished_before(
         self, before: float, *, status: Status, after: str = "", limit: int = 500
     ) -> Sequence[Request]:
-        """Requests in one unfinished status created before that time, in order of id, after an id."""
+        """Requests in one unfinished status, in order of id, after an id.
+
+        Those that were created, or started over, before that time.
+        """
 
     def results(
         self, *, after: tuple[float, str] = (0.0, ""), limit: int = 500
     ) -> Sequence[Staged]:
         """Results of finished requests, least recently modified first, after (modified_at, id)."""
 
-    def forget_input(self, request_id: str, data: DataObject) -> None:
-        """The uploaded data of a request are gone from staging: leaves its name empty.
+    def forget_input(self, request_id: str, data: DataObject) -> bool:
+        """Leave empty the name of a finished request's uploaded data: nobody will read them any more.
 
-        Checksum and size stay, so that the same upload can be told from another one.
+        Checksum and size stay, so that the same upload can be told from another one. False, and nothing
+        written, if the request is unfinished (it may have been started over), has no such data, or is gone.
         """
+
+    # --- the operators
+
+    def find(
+        self,
+        wanted: Wanted,
+        *,
+        after: Request | None = None,
+        newest_first: bool = False,
+        limit: int = 25,
+    ) -> Sequence[Request]:
+        """Requests by time of creation, then id; the next page is after this one's last.
+
+        An `after` that is gone from the store, or has changed, still works. The cost is that of the page,
+        not of all that is stored; but where users are asked for, those of a user with another status or
+        collection, and one look for each user that has any requests, come on top.
+        """
+
+    def counts(self, wanted: Wanted) -> Mapping[tuple[str, Status], int]:
+        """How many requests there are by (collection, status), none left out but those with none."""
+
+    def holder_of(self, post: str) -> str | None:
+        """Who holds a post at present, if anybody does."""
+
+    def mark(self, mark: Mark, name: str, *, audit: AuditEntry) -> bool:
+        """Mark something by its name; False, and nothing written, if it is marked already.
+
+        The entry is kept as by `apply`, and with the mark.
+        """
+
+    def unmark(self, mark: Mark, name: str, *, audit: AuditEntry) -> bool:
+        """Take a mark away; False, and nothing written, if there is none."""
+
+    def marked(self, mark: Mark) -> Mapping[str, AuditEntry]:
+        """The names that are marked so, each with the entry that came with it. Quick when there are none."""
+
+    def attend(self, worker: str, *, slots: int, busy: int) -> bool:
+        """Say that a worker is there; whether it is marked as draining.
+
+        A hint, like `report`. Workers that were not seen for `FORGOTTEN_AFTER_S` are forgotten when a new
+        one comes.
+        """
+
+    def leave(self, worker: str) -> None:
+        """Forget a worker that has ended, and its marks."""
+
+    def workers(self) -> Sequence[Attendance]:
+        """All workers, by name, those that are silent included."""
+
+    def note(self, entry: AuditEntry) -> None:
+        """Keep an entry by itself: of a command that changed nothing."""
+
+    def noted(self, *, target: str | None = None, limit: int = 50) -> Sequence[AuditEntry]:
+        """The latest entries, about everything or one target, latest first. They are kept for ever."""
 
     # --- shared secrets of one deployment
 

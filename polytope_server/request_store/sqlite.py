@@ -4,13 +4,24 @@ import heapq
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from polytope_server.audit import AuditEntry
 from polytope_server.config.embedded import SqliteStoreSection
 from polytope_server.errors import LimitReached, RequestNotFound, StepLost
 from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
-from polytope_server.request_store import Forgotten, Staged, Waiting
+from polytope_server.request_store import (
+    FORGOTTEN_AFTER_S,
+    Attendance,
+    Forgotten,
+    Mark,
+    Staged,
+    Waiting,
+    Wanted,
+)
 from polytope_server.sqlite import Database, our_errors
 from polytope_server.user import User
 
@@ -59,7 +70,9 @@ CREATE TABLE posts (post TEXT PRIMARY KEY, holder TEXT NOT NULL, expires_at REAL
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
-# By a trigger, so that a process of the version before leaves its records of use, too.
+# Records of use come by a trigger, so that a process of the version before leaves them, too. The condition
+# of `by_place`, always true, keeps SQLite from taking this large index for questions that the small ones
+# are made for: only those that repeat the condition may use it.
 _USAGE_AND_OPERATIONS = """
 CREATE TABLE usage (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -82,11 +95,13 @@ BEGIN
         'finished_at', NEW.modified_at,
         'status_history', json(NEW.status_history)));
 END;
+ALTER TABLE requests ADD COLUMN first_attempt INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE requests ADD COLUMN started_over_at REAL;
+CREATE INDEX by_place ON requests (status, collection, created_at, id) WHERE seq > 0;
 CREATE TABLE marks (
     kind TEXT NOT NULL,
     name TEXT NOT NULL,
-    made_by TEXT NOT NULL,
-    made_at REAL NOT NULL,
+    record TEXT NOT NULL,
     PRIMARY KEY (kind, name)
 );
 CREATE TABLE workers (
@@ -97,8 +112,10 @@ CREATE TABLE workers (
 );
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    target TEXT NOT NULL,
     record TEXT NOT NULL
 );
+CREATE INDEX by_target ON audit (target, seq);
 """
 
 SCHEMA = [_REQUESTS, _USAGE_AND_OPERATIONS]
@@ -107,19 +124,25 @@ _APPLY = """
 UPDATE requests SET
     status = :target,
     modified_at = :now,
-    status_history = json_insert(status_history, '$.' || :target, :now),
-    message = coalesce(:message, message),
-    attempt = attempt + :count_attempt,
+    status_history = CASE WHEN :starts_over
+        THEN json_remove(json_set(status_history, '$.waiting', :now),
+                         '$.queued', '$.processing', '$.processed', '$.failed')
+        ELSE json_insert(status_history, '$.' || :target, :now) END,
+    message = coalesce(:message, CASE WHEN :starts_over THEN '' ELSE message END),
+    attempt = attempt + (:count_attempt OR :starts_over),
+    first_attempt = CASE WHEN :starts_over THEN attempt + 1 ELSE first_attempt END,
+    started_over_at = CASE WHEN :starts_over THEN :now ELSE started_over_at END,
     holder = CASE WHEN :target = 'processing' THEN :holder END,
     lease_expires_at = CASE WHEN :target = 'processing' THEN :lease_expires_at END,
     bytes_staged = CASE WHEN :target = 'processing' THEN 0 ELSE bytes_staged END,
-    result = coalesce(:result, result),
+    result = CASE WHEN :starts_over THEN NULL ELSE coalesce(:result, result) END,
     input = coalesce(:input, input),
     input_name = coalesce(:input_name, input_name)
 WHERE id = :id AND status = :source
     AND (:target <> 'processing' OR attempt = :attempt)
     AND (:source <> 'processing' OR (holder = :holder AND attempt = :attempt))
     AND (NOT :only_if_expired OR lease_expires_at < :now)
+    AND (NOT :starts_over OR verb <> 'archive' OR input_name IS NOT NULL)
 RETURNING *
 """
 
@@ -161,10 +184,37 @@ WITH RECURSIVE names (name) AS (
 SELECT name FROM names WHERE name IS NOT NULL
 """
 
+_COLLECTIONS = """
+WITH RECURSIVE names (name) AS (
+    SELECT min(collection) FROM requests WHERE seq > 0 AND status = :status
+    UNION ALL
+    SELECT (SELECT min(collection) FROM requests
+            WHERE seq > 0 AND status = :status AND collection > names.name)
+    FROM names WHERE names.name IS NOT NULL)
+SELECT name FROM names WHERE name IS NOT NULL
+"""
+
+_USERS_OF = """
+WITH RECURSIVE users (user_id) AS (
+    SELECT min(user_id) FROM requests
+    UNION ALL
+    SELECT (SELECT min(user_id) FROM requests WHERE user_id > users.user_id)
+    FROM users WHERE users.user_id IS NOT NULL)
+SELECT user_id FROM (
+    SELECT user_id,
+           (SELECT user FROM requests WHERE requests.user_id = users.user_id LIMIT 1) AS user
+    FROM users WHERE user_id IS NOT NULL)
+WHERE (:username IS NULL OR json_extract(user, '$.username') = :username)
+  AND (:realm IS NULL OR json_extract(user, '$.realm') = :realm)
+"""
+
 _WAITING_OF_USER = """
 SELECT turn, seq, id, user, attempt FROM requests
 WHERE status = 'waiting' AND collection = ? AND user_id = ? ORDER BY turn, seq LIMIT ?
 """
+
+_AFTER_ALL = chr(0x10FFFF)
+"""Comes after every id."""
 
 _PAGE = 500
 """Most names or ids in one statement."""
@@ -286,6 +336,7 @@ class SqliteRequestStore:
                 "message": step.message,
                 "count_attempt": int(step.count_attempt),
                 "only_if_expired": int(step.only_if_expired),
+                "starts_over": int(step.starts_over),
                 "holder": lease.holder if lease else None,
                 "attempt": lease.attempt if lease else None,
                 "lease_expires_at": now + step.lease_s,
@@ -294,14 +345,23 @@ class SqliteRequestStore:
                 "input_name": step.input.name if step.input else None,
             },
         ).fetchone()
-        if row is not None and step.source is Status.UPLOADING and step.target is Status.WAITING:
+        if row is None:
+            return None
+        if step.source in (Status.UPLOADING, Status.FAILED) and step.target is Status.WAITING:
             db.execute(_GIVE_TURN, (step.id,))
-        if row is not None and step.target is Status.QUEUED:
+        if step.target is Status.QUEUED:
             db.execute(_NOTE_DISPATCH, (step.id,))
+        if step.audit is not None:
+            self._note(db, step.audit)
         return row
 
     def remove(
-        self, request_id: str, *, user_id: str | None = None, only_unfinished: bool = False
+        self,
+        request_id: str,
+        *,
+        user_id: str | None = None,
+        only_unfinished: bool = False,
+        audit: AuditEntry | None = None,
     ) -> Request:
         with self._database.transaction() as db:
             row = db.execute(
@@ -309,6 +369,8 @@ class SqliteRequestStore:
                 " AND NOT (?3 AND status IN ('processed', 'failed')) RETURNING *",
                 (request_id, user_id, only_unfinished),
             ).fetchone()
+            if row is not None and audit is not None:
+                self._note(db, audit)
         if row is None:
             raise RequestNotFound(request_id)
         return _request(row)
@@ -491,7 +553,8 @@ class SqliteRequestStore:
         rows = self._rows(
             "SELECT * FROM requests"
             " WHERE status IN ('uploading', 'waiting', 'queued', 'processing')"
-            " AND status = ? AND id > ? AND created_at < ? ORDER BY id LIMIT ?",
+            " AND status = ? AND id > ? AND coalesce(started_over_at, created_at) < ?"
+            " ORDER BY id LIMIT ?",
             (status, after, before, limit),
         )
         return [_request(row) for row in rows]
@@ -516,13 +579,133 @@ class SqliteRequestStore:
             for data in (json.loads(row["result"]),)
         ]
 
-    def forget_input(self, request_id: str, data: DataObject) -> None:
+    def forget_input(self, request_id: str, data: DataObject) -> bool:
         with self._database.transaction() as db:
-            db.execute(
+            changed = db.execute(
                 "UPDATE requests SET input = json_set(input, '$.name', ''), input_name = NULL"
-                " WHERE id = ? AND input_name = ?",
+                " WHERE id = ? AND input_name = ? AND +status IN ('processed', 'failed')",
                 (request_id, data.name),
+            ).rowcount
+        return changed > 0
+
+    # --- the operators
+
+    def find(
+        self,
+        wanted: Wanted,
+        *,
+        after: Request | None = None,
+        newest_first: bool = False,
+        limit: int = 25,
+    ) -> Sequence[Request]:
+        page, bounds = _page(wanted, after, newest_first=newest_first)
+        with our_errors():
+            db = self._database.connection()
+            lines = [
+                db.execute(
+                    f"SELECT * FROM requests WHERE {line} AND {page} LIMIT :limit",
+                    {**parameters, **bounds, "limit": limit},
+                )
+                for line, parameters in _lines(db, wanted)
+            ]
+            merged = heapq.merge(
+                *lines, key=lambda row: (row["created_at"], row["id"]), reverse=newest_first
             )
+            return [_request(row) for row, _ in zip(merged, range(limit), strict=False)]
+
+    def counts(self, wanted: Wanted) -> Mapping[tuple[str, Status], int]:
+        found: Counter[tuple[str, Status]] = Counter()
+        with our_errors():
+            db = self._database.connection()
+            for line, parameters in _lines(db, wanted):
+                for row in db.execute(
+                    f"SELECT collection, status, count(*) AS n FROM requests WHERE {line}"
+                    " AND created_at > :created_after AND created_at < :created_before"
+                    " GROUP BY collection, status",
+                    {
+                        **parameters,
+                        "created_after": wanted.created_after,
+                        "created_before": wanted.created_before,
+                    },
+                ):
+                    found[row["collection"], Status(row["status"])] += row["n"]
+        return found
+
+    def holder_of(self, post: str) -> str | None:
+        rows = self._rows(
+            "SELECT holder FROM posts WHERE post = ? AND expires_at >= ?", (post, self.now())
+        )
+        return rows[0]["holder"] if rows else None
+
+    def mark(self, mark: Mark, name: str, *, audit: AuditEntry) -> bool:
+        with self._database.transaction() as db:
+            made = db.execute(
+                "INSERT OR IGNORE INTO marks VALUES (?, ?, ?)", (mark, name, self._entry(audit))
+            ).rowcount
+            if made:
+                self._note(db, audit)
+        return made > 0
+
+    def unmark(self, mark: Mark, name: str, *, audit: AuditEntry) -> bool:
+        with self._database.transaction() as db:
+            gone = db.execute(
+                "DELETE FROM marks WHERE (kind, name) = (?, ?)", (mark, name)
+            ).rowcount
+            if gone:
+                self._note(db, audit)
+        return gone > 0
+
+    def marked(self, mark: Mark) -> Mapping[str, AuditEntry]:
+        rows = self._rows("SELECT name, record FROM marks WHERE kind = ? ORDER BY name", (mark,))
+        return {row["name"]: AuditEntry.from_json(json.loads(row["record"])) for row in rows}
+
+    def attend(self, worker: str, *, slots: int, busy: int) -> bool:
+        now = self.now()
+        with self._database.transaction(durable=False) as db:
+            known = db.execute(
+                "UPDATE workers SET slots = ?, busy = ?, seen_at = ? WHERE name = ?",
+                (slots, busy, now, worker),
+            ).rowcount
+            if not known:
+                db.execute("DELETE FROM workers WHERE seen_at < ?", (now - FORGOTTEN_AFTER_S,))
+                db.execute("INSERT INTO workers VALUES (?, ?, ?, ?)", (worker, slots, busy, now))
+                db.execute(
+                    "DELETE FROM marks WHERE kind = ? AND name NOT IN (SELECT name FROM workers)",
+                    (Mark.DRAINING,),
+                )
+            draining = db.execute(
+                "SELECT 1 FROM marks WHERE (kind, name) = (?, ?)", (Mark.DRAINING, worker)
+            ).fetchone()
+        return draining is not None
+
+    def leave(self, worker: str) -> None:
+        with self._database.transaction(durable=False) as db:
+            db.execute("DELETE FROM workers WHERE name = ?", (worker,))
+            db.execute("DELETE FROM marks WHERE (kind, name) = (?, ?)", (Mark.DRAINING, worker))
+
+    def workers(self) -> Sequence[Attendance]:
+        rows = self._rows("SELECT name, slots, busy, seen_at FROM workers ORDER BY name")
+        return [Attendance(**dict(row)) for row in rows]
+
+    def note(self, entry: AuditEntry) -> None:
+        with self._database.transaction() as db:
+            self._note(db, entry)
+
+    def noted(self, *, target: str | None = None, limit: int = 50) -> Sequence[AuditEntry]:
+        only = "" if target is None else "WHERE target = ?"
+        rows = self._rows(
+            f"SELECT record FROM audit {only} ORDER BY seq DESC LIMIT ?",
+            (limit,) if target is None else (target, limit),
+        )
+        return [AuditEntry.from_json(json.loads(row["record"])) for row in rows]
+
+    def _note(self, db: sqlite3.Connection, entry: AuditEntry) -> None:
+        db.execute(
+            "INSERT INTO audit (target, record) VALUES (?, ?)", (entry.target, self._entry(entry))
+        )
+
+    def _entry(self, entry: AuditEntry) -> str:
+        return json.dumps(replace(entry, at=self.now()).as_json())
 
     # --- shared secrets of one deployment
 
@@ -538,6 +721,69 @@ class SqliteRequestStore:
 
     def _column(self, statement: str, parameters: Sequence[Any] = ()) -> list[str]:
         return [row[0] for row in self._rows(statement, parameters)]
+
+
+def _lines(db: sqlite3.Connection, wanted: Wanted) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Conditions with their parameters, each request of what is wanted in one of them.
+
+    For each of them an index has the requests in order of their creation.
+    """
+    statuses = sorted(set(wanted.statuses))
+    rest, common = "", {}
+    if wanted.worker is not None:
+        statuses = [status for status in statuses if status is Status.PROCESSING]
+        rest = " AND (holder = :worker OR substr(holder, 1, length(:worker) + 1) = :worker || '/')"
+        common = {"worker": wanted.worker}
+    if wanted.username is None and wanted.realm is None:
+        for status in statuses:
+            for collection in _collections(db, status, only=wanted.collection):
+                yield (
+                    f"seq > 0 AND status = :status AND collection = :collection{rest}",
+                    {**common, "status": status, "collection": collection},
+                )
+        return
+    names = ", ".join(f"'{status}'" for status in statuses)
+    for user_id in _user_ids(db, wanted):
+        yield (
+            f"user_id = :user_id AND +status IN ({names})"
+            f" AND (:collection IS NULL OR collection = :collection){rest}",
+            {**common, "user_id": user_id, "collection": wanted.collection},
+        )
+
+
+def _page(
+    wanted: Wanted, after: Request | None, *, newest_first: bool
+) -> tuple[str, dict[str, Any]]:
+    """Condition and order of a page, with their parameters.
+
+    At the end where it begins there is one bound only: SQLite looks for one place in an index, not two.
+    """
+    last = (after.created_at, after.id) if after else None
+    if newest_first:
+        begin = (wanted.created_before, "")
+        begin = min(last, begin) if last else begin
+        condition = "(created_at, id) < (:begin, :begin_id) AND created_at > :end"
+        order, end = "created_at DESC, id DESC", wanted.created_after
+    else:
+        begin = (wanted.created_after, _AFTER_ALL)
+        begin = max(last, begin) if last else begin
+        condition = "(created_at, id) > (:begin, :begin_id) AND created_at < :end"
+        order, end = "created_at, id", wanted.created_before
+    bounds = {"begin": begin[0], "begin_id": begin[1], "end": end}
+    return f"{condition} ORDER BY {order}", bounds
+
+
+def _collections(db: sqlite3.Connection, status: Status, *, only: str | None) -> list[str]:
+    if only is not None:
+        return [only]
+    return [row["name"] for row in db.execute(_COLLECTIONS, {"status": status})]
+
+
+def _user_ids(db: sqlite3.Connection, wanted: Wanted) -> list[str]:
+    if wanted.username is not None and wanted.realm is not None:
+        return [User(username=wanted.username, realm=wanted.realm).id]
+    names = {"username": wanted.username, "realm": wanted.realm}
+    return [row["user_id"] for row in db.execute(_USERS_OF, names)]
 
 
 def _row(db: sqlite3.Connection, request_id: str) -> Any:
@@ -559,6 +805,7 @@ def _request(row: sqlite3.Row) -> Request:
         modified_at=row["modified_at"],
         status_history=json.loads(row["status_history"]),
         attempt=row["attempt"],
+        first_attempt=row["first_attempt"],
         holder=row["holder"],
         lease_expires_at=row["lease_expires_at"],
         bytes_staged=row["bytes_staged"],

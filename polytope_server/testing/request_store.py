@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import pytest
 
+from polytope_server.audit import AuditEntry
 from polytope_server.errors import LimitReached, RequestNotFound, StepLost
 from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
-from polytope_server.request_store import RequestStore, Waiting
+from polytope_server.request_store import Attendance, Mark, RequestStore, Waiting, Wanted
 from polytope_server.user import User
 
 JOE = User(username="joe", realm="r", roles=frozenset({"default", "staff"}))
@@ -89,6 +90,30 @@ def finish(
 def an_object(name: str, *, size_bytes: int = 10) -> DataObject:
     return DataObject(
         name=name, media_type="application/x-grib", size_bytes=size_bytes, sha256="0" * 64
+    )
+
+
+def an_entry(
+    target: str, *, command: str = "fail", reason: str = "", user: str = "op"
+) -> AuditEntry:
+    return AuditEntry(
+        command=command, target=target, user=user, sudo_user=None, host="h", reason=reason
+    )
+
+
+def start_over(
+    store: RequestStore, request: Request, *, audit: AuditEntry | None = None
+) -> Request:
+    """Take a FAILED or PROCESSING request back to WAITING, as an operator does."""
+    return store.apply(
+        Step(
+            id=request.id,
+            source=request.status,
+            target=Status.WAITING,
+            lease=request.lease,
+            starts_over=True,
+            audit=audit,
+        )
     )
 
 
@@ -276,10 +301,125 @@ class RequestStoreContract:
         step = Step(id=request.id, source=Status.UPLOADING, target=Status.WAITING, input=data)
         assert store.apply(step).input == data
         assert [waiting.id for waiting in _next(store)] == [request.id]
-        store.forget_input(request.id, an_object("other"))
+
+    def test_the_input_of_a_finished_request_can_be_forgotten_and_of_no_other(
+        self, store: RequestStore
+    ) -> None:
+        data = an_object("i")
+        request = uploaded(store, data)
+        assert not store.forget_input(request.id, data)
+        running = start(store, request)
+        assert not store.forget_input(request.id, data)
+        finish(store, running)
+        assert not store.forget_input(request.id, an_object("other"))
         assert store.get(request.id).input == data
-        store.forget_input(request.id, data)
+        assert store.forget_input(request.id, data)
         assert store.get(request.id).input == replace(data, name="")
+        assert not store.forget_input(request.id, data)
+        assert not store.forget_input("nobody", data)
+
+    # --- starting over
+
+    def test_a_failed_request_starts_over_as_if_it_were_new(self, store: RequestStore) -> None:
+        first = start(store, store.add(new_request()))
+        failed = finish(store, first, result=an_object("o"), target=Status.FAILED)
+        again = start_over(store, failed)
+        assert (again.status, again.attempt, again.tries) == (Status.WAITING, 2, 1)
+        assert (again.message, again.result, again.holder) == ("", None, None)
+        assert again.created_at == first.created_at
+        assert again.status_history == pytest.approx({"waiting": again.modified_at})
+        assert [waiting.attempt for waiting in _next(store)] == [2]
+        done = finish(store, start(store, again), result=an_object("p"))
+        assert (done.attempt, done.result) == (2, an_object("p"))
+        assert list(done.status_history) == ["waiting", "queued", "processing", "processed"]
+
+    def test_the_lease_of_what_starts_over_is_lost(self, store: RequestStore) -> None:
+        running = start(store, store.add(new_request()), holder="a")
+        again = start_over(store, running)
+        assert (again.status, again.attempt, again.tries) == (Status.WAITING, 2, 1)
+        assert running.lease is not None
+        assert not store.renew({running.id: running.lease}, duration_s=10)
+        with pytest.raises(StepLost):
+            finish(store, running)
+        with pytest.raises(StepLost):
+            start_over(store, running)
+        assert store.get(running.id) == again
+
+    def test_tries_are_counted_from_the_last_start(self, store: RequestStore) -> None:
+        request = store.add(new_request())
+        for _ in range(2):
+            request = _give_back(store, start(store, request), count_attempt=True)
+        assert (request.attempt, request.tries) == (3, 3)
+        again = start_over(store, finish(store, start(store, request), target=Status.FAILED))
+        assert (again.attempt, again.tries) == (4, 1)
+        assert _give_back(store, start(store, again), count_attempt=True).tries == 2
+
+    def test_an_archive_starts_over_with_its_input_and_never_without(
+        self, store: RequestStore
+    ) -> None:
+        data = an_object("i")
+        kept, lost = uploaded(store, data), uploaded(store, data)
+        never = store.add(new_request(status=Status.UPLOADING, verb=Verb.ARCHIVE))
+        store.apply(Step(id=never.id, source=Status.UPLOADING, target=Status.FAILED))
+        for request in (kept, lost):
+            finish(store, start(store, request), target=Status.FAILED)
+        store.forget_input(lost.id, data)
+        again = start_over(store, store.get(kept.id))
+        assert again.input == data
+        assert list(again.status_history) == ["uploading", "waiting"]
+        for request in (lost, never):
+            before = store.get(request.id)
+            with pytest.raises(StepLost):
+                start_over(store, before)
+            assert store.get(request.id) == before
+
+    def test_of_forgetting_the_input_and_starting_over_one_wins(self, store: RequestStore) -> None:
+        data = an_object("i")
+        for _ in range(20):
+            request = uploaded(store, data)
+            failed = finish(store, start(store, request), target=Status.FAILED)
+
+            def attempt(number: int, failed: Request = failed) -> str:
+                if number == 0:
+                    return "forgotten" if store.forget_input(failed.id, data) else "kept"
+                try:
+                    start_over(store, failed)
+                except StepLost:
+                    return "lost"
+                return "waits"
+
+            assert set(_race(2, attempt)) in ({"forgotten", "lost"}, {"kept", "waits"})
+
+    def test_what_starts_over_is_too_young_to_be_collected_or_given_up(
+        self, store: RequestStore
+    ) -> None:
+        failed = finish(store, start(store, store.add(new_request())), target=Status.FAILED)
+        _until(lambda: store.now() > failed.modified_at + 0.01)
+        before = store.now()
+        _until(lambda: store.now() > before)
+        start_over(store, failed)
+        assert list(store.remove_if_finished([failed.id], not_after=store.now())) == []
+        assert store.unfinished_before(before, status=Status.WAITING) == []
+        assert len(store.unfinished_before(store.now() + 1, status=Status.WAITING)) == 1
+
+    def test_many_that_start_over_do_not_delay_another_user(self, store: RequestStore) -> None:
+        many = [
+            finish(store, start(store, store.add(new_request())), target=Status.FAILED)
+            for _ in range(10)
+        ]
+        for _ in range(10):  # turns go on meanwhile
+            finish(store, start(store, store.add(new_request(user=ANN))))
+        one = store.add(new_request(user=ANN))
+        for request in many:
+            start_over(store, request)
+        order = [waiting.id for waiting in _next(store)]
+        assert order.index(one.id) <= 1
+        assert [name for name in order if name != one.id] == [request.id for request in many]
+
+    def test_the_same_key_gives_a_request_that_started_over(self, store: RequestStore) -> None:
+        first = store.add(new_request(), idempotency_key="k")
+        again = start_over(store, finish(store, start(store, first), target=Status.FAILED))
+        assert store.add(new_request(), idempotency_key="k") == again
 
     # --- leases
 
@@ -543,10 +683,167 @@ class RequestStoreContract:
         assert first[0].id == done[0].id
         assert first[0].size_bytes == 10
 
+    # --- the operators
+
+    def test_requests_are_found_in_order_of_submission_page_by_page(
+        self, store: RequestStore
+    ) -> None:
+        everything = [
+            store.add(new_request(user=(JOE, ANN)[i % 2], collection=f"c{i % 3}"))
+            for i in range(11)
+        ]
+        finish(store, start(store, everything[4]))
+        ids = [request.id for request in everything]
+        for newest_first in (False, True):
+            found: list[str] = []
+            last: Request | None = None
+            while page := store.find(Wanted(), after=last, newest_first=newest_first, limit=3):
+                assert len(page) <= 3
+                found.extend(request.id for request in page)
+                last = page[-1]
+            assert found == (ids[::-1] if newest_first else ids)
+        store.remove(ids[5])
+        assert [r.id for r in store.find(Wanted(), after=everything[5], limit=2)] == ids[6:8]
+
+    def test_a_page_is_what_the_store_holds(self, store: RequestStore) -> None:
+        request = start(store, store.add(new_request()))
+        assert list(store.find(Wanted())) == [store.get(request.id)] == [request]
+
+    def test_requests_are_found_by_all_that_is_said_about_them(self, store: RequestStore) -> None:
+        other_joe = User(username="joe", realm="other")
+        a = store.add(new_request(collection="a"))
+        b = start(store, store.add(new_request(user=ANN, collection="b")), holder="w1/0")
+        c = start(store, store.add(new_request(user=other_joe, collection="a")), holder="w1/1")
+        d = start(store, store.add(new_request(collection="a")), holder="w10/0")
+        e = finish(store, start(store, store.add(new_request()), holder="w1/0"))
+        middle = b.created_at
+        for wanted, found in (
+            (Wanted(), [a, b, c, d, e]),
+            (Wanted(statuses={Status.PROCESSING, Status.WAITING}), [a, b, c, d]),
+            (Wanted(statuses=()), []),
+            (Wanted(collection="a"), [a, c, d]),
+            (Wanted(collection="a", statuses={Status.PROCESSING}), [c, d]),
+            (Wanted(collection="none"), []),
+            (Wanted(username="joe"), [a, c, d, e]),
+            (Wanted(username="joe", realm="r"), [a, d, e]),
+            (Wanted(username="joe", statuses={Status.PROCESSED}), [e]),
+            (Wanted(username="joe", collection="a"), [a, c, d]),
+            (Wanted(realm="other"), [c]),
+            (Wanted(username="ann", realm="other"), []),
+            (Wanted(worker="w1"), [b, c]),
+            (Wanted(worker="w1/0"), [b]),
+            (Wanted(worker="w1", username="ann"), [b]),
+            (Wanted(worker="w1", statuses={Status.WAITING}), []),
+            (Wanted(worker="w_"), []),
+            (Wanted(created_before=middle), [a]),
+            (Wanted(created_after=middle), [c, d, e]),
+            (Wanted(created_after=middle, created_before=e.created_at), [c, d]),
+        ):
+            ids = [request.id for request in found]
+            assert [r.id for r in store.find(wanted, limit=10)] == ids, wanted
+            newest_first = store.find(wanted, newest_first=True, limit=10)
+            assert [r.id for r in newest_first] == ids[::-1], wanted
+            counted = Counter((store.get(i).collection, store.get(i).status) for i in ids)
+            assert store.counts(wanted) == counted, wanted
+
+    def test_an_entry_is_kept_with_its_change_and_not_without(self, store: RequestStore) -> None:
+        request = store.add(new_request())
+        fail = Step(
+            id=request.id,
+            source=Status.WAITING,
+            target=Status.FAILED,
+            audit=an_entry(request.id, reason="because"),
+        )
+        begin = store.now()
+        failed = store.apply(fail)
+        with pytest.raises(StepLost):
+            store.apply(fail)
+        assert store.apply_each([fail]) == [None]
+        again = start_over(store, failed, audit=an_entry(request.id, command="requeue"))
+        assert store.apply_each([replace(fail, audit=an_entry(again.id, command="2"))]) != [None]
+        store.remove(request.id, audit=an_entry(request.id, command="revoke"))
+        with pytest.raises(RequestNotFound):
+            store.remove(request.id, audit=an_entry(request.id, command="revoke"))
+        noted = store.noted()
+        assert [entry.command for entry in noted] == ["revoke", "2", "requeue", "fail"]
+        assert all(begin <= entry.at <= store.now() for entry in noted)
+        assert replace(noted[-1], at=0.0) == an_entry(request.id, reason="because")
+
+    def test_entries_are_read_the_latest_first_and_by_target(self, store: RequestStore) -> None:
+        for number in range(5):
+            entry = replace(an_entry(f"t{number % 2}", command=f"{number}"), before={"a": [1, "ü"]})
+            store.note(entry.ending("refused"))
+        assert [entry.command for entry in store.noted(limit=3)] == ["4", "3", "2"]
+        found = store.noted(target="t1")
+        assert [entry.command for entry in found] == ["3", "1"]
+        assert (found[0].outcome, found[0].before) == ("refused", {"a": [1, "ü"]})
+        assert store.noted(target="t9") == []
+
+    def test_a_mark_is_made_once_and_taken_away_once(self, store: RequestStore) -> None:
+        assert store.marked(Mark.PAUSED) == {}
+        first = an_entry("c1", command="pause", reason="tapes")
+        made = _race(6, lambda _: store.mark(Mark.PAUSED, "c1", audit=first))
+        assert Counter(made) == {True: 1, False: 5}
+        assert store.mark(Mark.DRAINING, "c1", audit=an_entry("c1", command="drain"))
+        assert set(store.marked(Mark.PAUSED)) == {"c1"}
+        kept = store.marked(Mark.PAUSED)["c1"]
+        assert (kept.reason, replace(kept, at=0.0)) == ("tapes", first)
+        assert not store.unmark(Mark.PAUSED, "c2", audit=an_entry("c2", command="resume"))
+        gone = _race(6, lambda _: store.unmark(Mark.PAUSED, "c1", audit=an_entry("c1")))
+        assert Counter(gone) == {True: 1, False: 5}
+        assert store.marked(Mark.PAUSED) == {}
+        assert set(store.marked(Mark.DRAINING)) == {"c1"}
+        assert [entry.command for entry in store.noted()] == ["fail", "drain", "pause"]
+
+    def test_workers_are_known_until_they_leave(self, store: RequestStore) -> None:
+        assert not store.attend("w2", slots=4, busy=0)
+        assert not store.attend("w1", slots=2, busy=1)
+        assert not store.attend("w1", slots=2, busy=2)
+        one, two = store.workers()
+        assert one == Attendance(name="w1", slots=2, busy=2, seen_at=one.seen_at)
+        assert (two.name, two.slots, two.busy) == ("w2", 4, 0)
+        assert two.seen_at <= one.seen_at <= store.now()
+        store.leave("w1")
+        store.leave("w1")
+        assert [worker.name for worker in store.workers()] == ["w2"]
+
+    def test_a_worker_hears_that_it_is_to_drain(self, store: RequestStore) -> None:
+        store.attend("w1", slots=1, busy=0)
+        store.mark(Mark.DRAINING, "w1", audit=an_entry("w1"))
+        store.mark(Mark.PAUSED, "w2", audit=an_entry("w2"))
+        assert store.attend("w1", slots=1, busy=0)
+        assert not store.attend("w2", slots=1, busy=0)
+        store.unmark(Mark.DRAINING, "w1", audit=an_entry("w1"))
+        assert not store.attend("w1", slots=1, busy=0)
+
+    def test_marks_of_workers_go_with_them(self, store: RequestStore) -> None:
+        store.attend("w1", slots=1, busy=0)
+        for worker in ("w1", "long gone"):
+            store.mark(Mark.DRAINING, worker, audit=an_entry(worker))
+        store.leave("w1")
+        assert set(store.marked(Mark.DRAINING)) == {"long gone"}
+        store.attend("w3", slots=1, busy=0)
+        assert store.marked(Mark.DRAINING) == {}
+
+    def test_the_holder_of_a_post_is_known_while_it_holds(self, store: RequestStore) -> None:
+        assert store.holder_of("broker") is None
+        store.take_post("broker", "a", duration_s=60)
+        assert store.holder_of("broker") == "a"
+        store.take_post("broker", "a", duration_s=0.01)
+        _until(lambda: store.holder_of("broker") is None)
+
     def test_a_shared_secret_is_made_once(self, store: RequestStore) -> None:
         secrets = _race(8, lambda number: store.shared_secret("k", f"proposal {number}"))
         assert len(set(secrets)) == 1
         assert store.shared_secret("other", "o") == "o"
+
+
+def uploaded(store: RequestStore, data: DataObject) -> Request:
+    """An archive that waits, with its data."""
+    request = store.add(new_request(status=Status.UPLOADING, verb=Verb.ARCHIVE))
+    return store.apply(
+        Step(id=request.id, source=Status.UPLOADING, target=Status.WAITING, input=data)
+    )
 
 
 def _next(

@@ -108,7 +108,8 @@ class Worker:
         self._sources, self._settings, self._metrics = sources, settings, metrics
         self._grace_s = grace_s
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._runs: dict[str, Run] = {}
+        self._runs: set[Run] = set()
+        self._draining = False
         self._lock = threading.Lock()
         self._abandon = Stop()
 
@@ -129,6 +130,10 @@ class Worker:
         self._drain(slots)
         finished.request()
         watcher.join()
+        try:
+            self._store.leave(self._name)
+        except BackendUnavailable:
+            logger.info("could not take leave; the store forgets this worker by itself")
         logger.info("worker stopped")
 
     def _drain(self, slots: list[threading.Thread]) -> None:
@@ -156,7 +161,10 @@ class Worker:
             while not stop.requested:
                 try:
                     slot.ready_process()
-                    self._next(slot, hints)
+                    if self._draining:
+                        hints.wait(min(self._settings.poll_interval, _OWNERSHIP_S))
+                    else:
+                        self._next(slot, hints)
                 except BackendUnavailable as exc:
                     logger.warning("a back-end is away", extra={"cause": str(exc)})
                     stop.wait(1.0)
@@ -183,7 +191,7 @@ class Worker:
         self._queue.hint(Topic.CHANGED, request.id)
         run = Run(request, lease)
         with self._lock:
-            self._runs[request.id] = run
+            self._runs.add(run)
         slot.run = run
         self._metrics.slots(busy=len(self._runs), total=self._settings.slots)
         try:
@@ -192,7 +200,7 @@ class Worker:
         finally:
             slot.run = None
             with self._lock:
-                self._runs.pop(request.id, None)
+                self._runs.discard(run)
             self._metrics.slots(busy=len(self._runs), total=self._settings.slots)
 
     def _take(self, delivery: Delivery, lease: Lease) -> Request | None:
@@ -436,22 +444,24 @@ class Worker:
 
     def _running(self) -> list[Run]:
         with self._lock:
-            return list(self._runs.values())
+            return list(self._runs)
 
     def _watch(self, finished: Stop) -> None:
         due = 0.0
         with (
-            self._queue.listen(Topic.REVOKED) as hints,
+            self._queue.listen(Topic.REVOKED, Topic.MARKED) as hints,
             finished.calling(hints.interrupt),
         ):
             while not finished.requested:
-                revoked = {hint.text for hint in hints.wait(_WATCH_S)}
+                told = {hint.text for hint in hints.wait(_WATCH_S)}
                 runs = self._running()
+                concerned = {self._name, *(run.request.id for run in runs)}
                 try:
                     self._check_limits(runs)
-                    if time.monotonic() >= due or any(r.request.id in revoked for r in runs):
+                    if time.monotonic() >= due or told & concerned:
                         due = time.monotonic() + _OWNERSHIP_S
                         self._check_ownership(runs)
+                        self._attend(len(runs))
                 except BackendUnavailable as exc:
                     # What runs goes on: nobody can take it over from us while the store is away.
                     logger.warning("leases could not be renewed", extra={"cause": str(exc)})
@@ -468,16 +478,27 @@ class Worker:
                 run.cut(Reason.MEMORY)
 
     def _check_ownership(self, runs: list[Run]) -> None:
-        """Renew all leases in one call; what could not be renewed is not ours any more."""
-        leases = {run.request.id: run.lease for run in runs}
+        """Renew all leases in one call; what could not be renewed is not ours any more.
+
+        A request that was taken from us may be ours again, in another slot and for another attempt.
+        """
+        latest = {run.request.id: run for run in sorted(runs, key=lambda run: run.lease.attempt)}
+        leases = {request_id: run.lease for request_id, run in latest.items()}
         ours = self._store.renew(leases, duration_s=self._settings.lease)
         for run in runs:
-            if run.request.id not in ours:
-                if run.request.id in {other.request.id for other in self._running()}:
+            if run.request.id not in ours or run is not latest[run.request.id]:
+                if run in self._running():
                     run.cut(Reason.LOST)
             elif run.bytes_staged != run.bytes_reported:
                 run.bytes_reported = run.bytes_staged
                 self._store.report(run.request.id, run.lease, bytes_staged=run.bytes_reported)
+
+    def _attend(self, busy: int) -> None:
+        """Say that we are there, and do as an operator wishes."""
+        draining = self._store.attend(self._name, slots=self._settings.slots, busy=busy)
+        if draining != self._draining:
+            self._draining = draining
+            logger.info("takes nothing new" if draining else "takes requests again")
 
 
 class _Slot:

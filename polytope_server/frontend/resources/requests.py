@@ -61,10 +61,12 @@ class Polls:
     async def say(self, req: HttpRequest, resp: Response, request: Request) -> None:
         """How a request stands, as clients expect it."""
         if not request.is_finished:
-            position = None
+            position, paused = None, False
             if request.status is Status.WAITING:
                 position = await self._reader.position(request)
-            self.accepted(req, resp, request, progress(request, position=position))
+                paused = await self._reader.is_paused(request.collection)
+            message = progress(request, position=position, paused=paused)
+            self.accepted(req, resp, request, message)
         elif request.status is Status.FAILED:
             resp.status = falcon.HTTP_400
             resp.media = {"message": failure(request)}

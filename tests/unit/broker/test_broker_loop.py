@@ -17,8 +17,18 @@ from polytope_server.queue import Topic
 from polytope_server.queue.sqlite import SqliteQueue
 from polytope_server.reloading import Current
 from polytope_server.request import Lease, Request, Status, Step
+from polytope_server.request_store import Mark
 from polytope_server.request_store.sqlite import SqliteRequestStore
-from polytope_server.testing.request_store import ANN, JOE, enqueue, finish, new_request, start
+from polytope_server.testing.request_store import (
+    ANN,
+    JOE,
+    an_entry,
+    enqueue,
+    finish,
+    new_request,
+    start,
+    start_over,
+)
 from polytope_server.user import User
 
 
@@ -124,6 +134,95 @@ def test_one_collection_does_not_starve_another(
     store.add(new_request(collection="c2"))
     make(max_queued=10).turn()
     assert ("c2", JOE.id) in store.active_counts()
+
+
+def pause(store: SqliteRequestStore, collection: str) -> None:
+    assert store.mark(Mark.PAUSED, collection, audit=an_entry(collection))
+
+
+def resume(store: SqliteRequestStore, collection: str) -> None:
+    assert store.unmark(Mark.PAUSED, collection, audit=an_entry(collection))
+
+
+def test_nothing_of_a_paused_collection_begins_until_it_is_resumed(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    held, free = store.add(new_request()), store.add(new_request(collection="c2"))
+    pause(store, "c1")
+    broker = make()
+    broker.turn()
+    assert drain(queue) == [free.id]
+    assert store.get(held.id).status is Status.WAITING
+    assert store.positions("c1") == [held.id]
+    resume(store, "c1")
+    broker.turn()
+    assert drain(queue) == [held.id]
+
+
+def test_what_is_queued_waits_again_when_its_collection_is_paused_and_what_runs_goes_on(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    running = start(store, store.add(new_request()))
+    queued = [store.add(new_request()).id for _ in range(3)]
+    broker = make()
+    broker.turn()
+    assert store.queued_count() == 3
+    pause(store, "c1")
+    broker.turn()
+    assert {store.get(i).status for i in queued} == {Status.WAITING}
+    assert store.get(running.id) == running
+    resume(store, "c1")
+    broker.turn()
+    assert drain(queue) == queued, "in the old order"
+
+
+def test_resuming_wakes_the_broker_at_once(
+    store: SqliteRequestStore, queue: SqliteQueue, make: MakeBroker
+) -> None:
+    pause(store, "c1")
+    store.add(new_request())
+    stop = Stop()
+    thread = threading.Thread(target=make(interval=30, lease=90).run, args=(stop,))
+    with queue.listen(Topic.PUBLISHED) as published:
+        thread.start()
+        assert not published.wait(0.5)
+        resume(store, "c1")
+        begin = time.monotonic()
+        queue.hint(Topic.MARKED, "c1")
+        assert published.wait(10)
+        assert time.monotonic() - begin < 5
+    stop.request()
+    thread.join(timeout=10)
+
+
+def test_what_started_over_may_fail_as_often_as_before(
+    store: SqliteRequestStore, make: MakeBroker
+) -> None:
+    broker = make(max_attempts=2)
+    request = store.add(new_request())
+    for attempt in (1, 2):
+        start_queued_or_waiting(store, request.id)
+        time.sleep(0.02)
+        broker._due.clear()
+        broker.turn()
+        assert store.get(request.id).attempt == min(2, attempt + 1)
+    failed = store.get(request.id)
+    assert failed.status is Status.FAILED
+    start_over(store, failed)
+    start_queued_or_waiting(store, request.id)
+    time.sleep(0.02)
+    broker._due.clear()
+    broker.turn()
+    again = store.get(request.id)
+    assert (again.status, again.attempt, again.tries) == (Status.QUEUED, 4, 2)
+    assert again.message == "The worker was lost; this is attempt 2."
+
+
+def start_queued_or_waiting(store: SqliteRequestStore, request_id: str) -> None:
+    request = store.get(request_id)
+    if request.status is Status.WAITING:
+        enqueue(store, request)
+    start_queued(store, request_id, lease_s=0.01)
 
 
 def test_requests_of_a_removed_collection_fail_alone(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,14 @@ from polytope_server.request_store import Staged
 from polytope_server.request_store.sqlite import SqliteRequestStore
 from polytope_server.staging import Staging, StoredObject
 from polytope_server.staging.local import LocalStaging
-from polytope_server.testing.request_store import an_object, enqueue, finish, new_request, start
+from polytope_server.testing.request_store import (
+    an_object,
+    enqueue,
+    finish,
+    new_request,
+    start,
+    start_over,
+)
 
 Collect = Callable[..., Report]
 
@@ -155,6 +162,45 @@ def test_inputs_of_finished_requests_go_and_their_checksum_stays(
     known = store.get(up.id).input
     assert known is not None
     assert (known.name, known.md5) == ("", "m")
+
+
+class JustThen(SqliteRequestStore):
+    """The real store, to which something happens right after the collector has read from it."""
+
+    happens: Callable[[], object] = staticmethod(lambda: None)
+
+    def get_many(self, ids: Collection[str]) -> Mapping[str, Request]:
+        found = super().get_many(ids)
+        self.happens()
+        return found
+
+
+def test_the_input_of_a_request_that_just_then_starts_over_stays(
+    tmp_path: Path, staging: LocalStaging
+) -> None:
+    store = JustThen(SqliteStoreSection(path=tmp_path / "r.sqlite"))
+    up = store.add(
+        new_request(request_id=str(uuid.uuid4()), status=Status.UPLOADING, verb=Verb.ARCHIVE)
+    )
+    data = an_object(put(staging, name_of_input("", up.id, uuid.uuid4().hex)))
+    store.apply(Step(id=up.id, source=Status.UPLOADING, target=Status.WAITING, input=data))
+    failed = finish(store, start(store, up), target=Status.FAILED)
+    store.happens = lambda: start_over(store, failed)
+    collector = Collector(
+        store=store,
+        staging=staging,
+        queue=SqliteQueue(SqliteQueueSection(path=tmp_path / "q.sqlite")),
+        settings=GarbageCollectorSection().model_copy(update={"dangling_age": 0.0}),
+        metrics=Metrics(),
+        say=print,
+    )
+    assert collector.collect() == Report()
+    assert is_there(staging, data.name)
+    assert store.get(up.id).input == data
+    store.happens = lambda: None
+    finish(store, start(store, store.get(up.id)))
+    assert collector.collect().inputs == 1
+    assert not is_there(staging, data.name)
 
 
 def test_objects_of_no_request_go_when_they_are_old_and_ours(

@@ -1,5 +1,6 @@
 """The embedded request store: the contract, its files, and races between real processes."""
 
+import json
 import multiprocessing
 import sqlite3
 import stat
@@ -13,16 +14,18 @@ import pytest
 from polytope_server.config.embedded import SqliteStoreSection
 from polytope_server.errors import BackendUnavailable, ConfigurationError, StepLost
 from polytope_server.request import Lease, Status, Step
-from polytope_server.request_store import RequestStore
+from polytope_server.request_store import FORGOTTEN_AFTER_S, Mark, RequestStore
 from polytope_server.request_store.sqlite import SCHEMA, SqliteRequestStore
 from polytope_server.sqlite import Database
 from polytope_server.testing.request_store import (
     JOE,
     RequestStoreContract,
+    an_entry,
     enqueue,
     finish,
     new_request,
     start,
+    start_over,
 )
 from polytope_server.user import User
 
@@ -87,7 +90,8 @@ def test_a_file_of_the_first_version_is_brought_up_to_date_with_all_its_requests
     assert schema_version(path) == 1
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("ATTACH ? AS new", (str(new),))
-        db.execute("INSERT INTO main.requests SELECT * FROM new.requests")
+        columns = ", ".join(row[1] for row in db.execute("PRAGMA main.table_info(requests)"))
+        db.execute(f"INSERT INTO main.requests ({columns}) SELECT {columns} FROM new.requests")
     assert open_store(path).get(request.id) == request
     assert schema_version(path) == schema_version(new) == len(SCHEMA)
     assert everything_in(path) == everything_in(new)
@@ -135,6 +139,15 @@ def test_a_table_that_vanished_is_unavailable_not_a_crash(tmp_path: Path) -> Non
         ("SELECT id FROM requests WHERE status IN ('processed', 'failed')"
          " AND (modified_at, id) > (0, '') AND result IS NOT NULL ORDER BY modified_at, id LIMIT 5",
          "finished"),
+        ("SELECT * FROM requests WHERE seq > 0 AND status = 'failed' AND collection = 'c'"
+         " AND (created_at, id) < (1, '') AND created_at > 0 ORDER BY created_at DESC, id DESC LIMIT 5",
+         "by_place"),
+        ("SELECT collection, status, count(*) FROM requests WHERE seq > 0 AND status = 'failed'"
+         " AND collection = 'c' GROUP BY collection, status", "by_place"),
+        ("SELECT * FROM requests WHERE user_id = 'u' AND +status IN ('failed')"
+         " AND (created_at, id) > (1, '') AND created_at < 2 ORDER BY created_at, id LIMIT 5",
+         "by_user"),
+        ("SELECT record FROM audit WHERE target = 't' ORDER BY seq DESC LIMIT 5", "by_target"),
     ],
 )  # fmt: skip
 def test_no_question_of_the_processes_scans_the_table(
@@ -145,6 +158,63 @@ def test_no_question_of_the_processes_scans_the_table(
         plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}"))
     assert f"INDEX {index} " in f"{plan} "
     assert "TEMP B-TREE" not in plan
+
+
+def test_a_change_whose_entry_cannot_be_kept_does_not_happen(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    store = open_store(path)
+    request = store.add(new_request())
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE audit")
+    entry = an_entry(request.id)
+    step = Step(id=request.id, source=Status.WAITING, target=Status.FAILED, audit=entry)
+    for change in (
+        lambda: store.apply(step),
+        lambda: store.apply_each([step]),
+        lambda: store.remove(request.id, audit=entry),
+        lambda: store.mark(Mark.PAUSED, "c1", audit=entry),
+    ):
+        with pytest.raises(BackendUnavailable):
+            change()
+    assert store.get(request.id) == request
+    assert store.marked(Mark.PAUSED) == {}
+
+
+def test_workers_that_vanished_are_forgotten_after_a_day(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    store = open_store(path)
+    for worker in ("yesterday", "today"):
+        store.attend(worker, slots=1, busy=0)
+        store.mark(Mark.DRAINING, worker, audit=an_entry(worker))
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(
+            "UPDATE workers SET seen_at = seen_at - ? WHERE name = 'yesterday'",
+            (FORGOTTEN_AFTER_S,),
+        )
+    store.attend("today", slots=1, busy=0)
+    assert len(store.workers()) == 2
+    store.attend("new", slots=1, busy=0)
+    assert [worker.name for worker in store.workers()] == ["new", "today"]
+    assert set(store.marked(Mark.DRAINING)) == {"today"}
+
+
+def test_each_end_of_a_request_that_started_over_leaves_a_record_of_use(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    store = open_store(path)
+    failed = finish(store, start(store, store.add(new_request())), target=Status.FAILED)
+    again = start_over(store, failed)
+    done = finish(store, start(store, again))
+    with closing(sqlite3.connect(path)) as db:
+        records = [
+            json.loads(row[0]) for row in db.execute("SELECT record FROM usage ORDER BY seq")
+        ]
+    assert [(r["id"], r["status"], r["attempt"]) for r in records] == [
+        (failed.id, "failed", 1),
+        (failed.id, "processed", 2),
+    ]
+    assert list(records[1]["status_history"]) == ["waiting", "queued", "processing", "processed"]
+    assert records[1]["status_history"]["waiting"] == pytest.approx(again.modified_at)
+    assert records[1]["finished_at"] == pytest.approx(done.modified_at)
 
 
 # --- races between processes

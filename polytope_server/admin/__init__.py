@@ -1,0 +1,1 @@
+"""What operators do to a running deployment, from any machine that has its configuration."""

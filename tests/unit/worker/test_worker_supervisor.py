@@ -16,12 +16,13 @@ from polytope_server.lifecycle import Stop
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Message, Topic
 from polytope_server.queue.sqlite import SqliteQueue
+from polytope_server.reloading import Current
 from polytope_server.request import Request, Status
 from polytope_server.request_store import Attendance, Mark
 from polytope_server.request_store.sqlite import SqliteRequestStore
 from polytope_server.staging.local import LocalStaging
 from polytope_server.testing.request_store import an_entry, enqueue, new_request, start_over
-from polytope_server.worker.supervisor import Source, Worker
+from polytope_server.worker.supervisor import Source, Sources, Worker
 
 HANGING = Source(type="raise", options={"type": "raise", "mode": "hang"})
 ECHO = Source(type="echo", options={"type": "echo"})
@@ -48,9 +49,10 @@ def working(
             store=store,
             queue=queue,
             staging=LocalStaging(LocalStagingSection(root_dir=tmp_path / "staging")),
-            find_source=lambda _collection, _name: source,
+            sources=Current(Sources(by_name={("c1", "d"): source}, log_level="INFO")),
             settings=WorkerSection.model_validate({"drain_timeout": 0, **settings}),
             metrics=Metrics(),
+            grace_s=0.0,
         )
         thread = threading.Thread(target=worker.run, args=(stop,))
         thread.start()

@@ -10,7 +10,7 @@ from typing import Any
 from polytope_server.config.embedded import SqliteStoreSection
 from polytope_server.errors import LimitReached, RequestNotFound, StepLost
 from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
-from polytope_server.request_store import Forgotten, Staged, Waiting
+from polytope_server.request_store import Forgotten, Staged, Usage, UsageKey, Waiting
 from polytope_server.sqlite import Database, our_errors
 from polytope_server.user import User
 
@@ -59,28 +59,30 @@ CREATE TABLE posts (post TEXT PRIMARY KEY, holder TEXT NOT NULL, expires_at REAL
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
-# By a trigger, so that a process of the version before leaves its records of use, too.
+# By a trigger, so that a process of the version before leaves its records of use, too. OR IGNORE, for two
+# records with one key must not keep a request from its end.
 _USAGE_AND_OPERATIONS = """
 CREATE TABLE usage (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    record TEXT NOT NULL
+    seq INTEGER PRIMARY KEY,
+    finished_at REAL NOT NULL,
+    id TEXT NOT NULL,
+    record TEXT NOT NULL,
+    UNIQUE (finished_at, id)
 );
 CREATE TRIGGER finished AFTER UPDATE OF status ON requests
 WHEN NEW.status IN ('processed', 'failed') AND OLD.status <> NEW.status
 BEGIN
-    INSERT INTO usage (record) VALUES (json_object(
-        'id', NEW.id,
+    INSERT OR IGNORE INTO usage (finished_at, id, record) VALUES (NEW.modified_at, NEW.id, json_object(
         'user', json(NEW.user),
         'verb', NEW.verb,
         'collection', NEW.collection,
         'datasource', NEW.datasource,
         'status', NEW.status,
         'attempt', NEW.attempt,
-        'bytes', coalesce(json_extract(NEW.result, '$.size_bytes'),
-                          json_extract(NEW.input, '$.size_bytes'), 0),
+        'size_bytes', coalesce(json_extract(NEW.result, '$.size_bytes'),
+                               json_extract(NEW.input, '$.size_bytes'), 0),
         'created_at', NEW.created_at,
-        'finished_at', NEW.modified_at,
-        'status_history', json(NEW.status_history)));
+        'started_at', json_extract(NEW.status_history, '$.processing')));
 END;
 CREATE TABLE marks (
     kind TEXT NOT NULL,
@@ -524,6 +526,28 @@ class SqliteRequestStore:
                 (request_id, data.name),
             )
 
+    # --- records of use
+
+    def usage(self, *, after: UsageKey = (0.0, ""), limit: int = 500) -> Sequence[Usage]:
+        rows = self._rows(
+            "SELECT finished_at, id, record FROM usage WHERE (finished_at, id) > (?, ?)"
+            " ORDER BY finished_at, id LIMIT ?",
+            (*after, limit),
+        )
+        return [_usage(row) for row in rows]
+
+    def forget_usage(self, keys: Collection[UsageKey]) -> None:
+        if not keys:
+            return
+        with self._database.transaction() as db:
+            db.executemany("DELETE FROM usage WHERE (finished_at, id) = (?, ?)", keys)
+
+    def usage_count(self) -> int:
+        (row,) = self._rows(
+            "SELECT (SELECT max(seq) FROM usage) - (SELECT min(seq) FROM usage) + 1 AS n"
+        )
+        return int(row["n"] or 0)
+
     # --- shared secrets of one deployment
 
     def shared_secret(self, name: str, proposal: str) -> str:
@@ -564,6 +588,23 @@ def _request(row: sqlite3.Row) -> Request:
         bytes_staged=row["bytes_staged"],
         result=_object(row["result"]),
         input=_object(row["input"]),
+    )
+
+
+def _usage(row: sqlite3.Row) -> Usage:
+    record = json.loads(row["record"])
+    return Usage(
+        id=row["id"],
+        user=User.from_json(record["user"]),
+        verb=Verb(record["verb"]),
+        collection=record["collection"],
+        datasource=record["datasource"],
+        status=Status(record["status"]),
+        attempt=record["attempt"],
+        size_bytes=record["size_bytes"],
+        created_at=record["created_at"],
+        started_at=record["started_at"],
+        finished_at=row["finished_at"],
     )
 
 

@@ -104,6 +104,21 @@ def everything_in(path: Path) -> list[tuple[str, str]]:
         return db.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
 
 
+def test_a_request_that_is_put_back_to_work_and_ends_again_leaves_another_record_of_use(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path / "r.sqlite")
+    failed = finish(store, start(store, store.add(new_request())), target=Status.FAILED)
+    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as db, db:
+        db.execute("UPDATE requests SET status = 'waiting' WHERE id = ?", (failed.id,))
+    done = finish(store, start(store, failed))
+    assert [(usage.id, usage.status) for usage in store.usage()] == [
+        (failed.id, Status.FAILED),
+        (failed.id, Status.PROCESSED),
+    ]
+    assert [usage.finished_at for usage in store.usage()] == [failed.modified_at, done.modified_at]
+
+
 def test_a_directory_in_its_place_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be used") as caught:
         open_store(tmp_path)
@@ -135,6 +150,8 @@ def test_a_table_that_vanished_is_unavailable_not_a_crash(tmp_path: Path) -> Non
         ("SELECT id FROM requests WHERE status IN ('processed', 'failed')"
          " AND (modified_at, id) > (0, '') AND result IS NOT NULL ORDER BY modified_at, id LIMIT 5",
          "finished"),
+        ("SELECT finished_at, id, record FROM usage WHERE (finished_at, id) > (0, '')"
+         " ORDER BY finished_at, id LIMIT 5", "sqlite_autoindex_usage_1"),
     ],
 )  # fmt: skip
 def test_no_question_of_the_processes_scans_the_table(

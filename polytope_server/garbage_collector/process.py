@@ -9,6 +9,7 @@ from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.request_store import RequestStore
 from polytope_server.staging import Staging
+from polytope_server.usage.writer import Writer
 
 
 def run(config: Config, *, once: bool = False, dry_run: bool = False) -> None:
@@ -28,11 +29,20 @@ def run(config: Config, *, once: bool = False, dry_run: bool = False) -> None:
     collector = Collector(
         store=store, staging=staging, queue=queue, settings=settings, metrics=metrics, say=_print
     )
-    if once or dry_run:
-        _print(str(collector.collect(dry_run=dry_run, stop=stop)))
+    if dry_run:
+        _print(str(collector.collect(dry_run=True, stop=stop)))
         return
-    checks = {"request_store": store.ping, "staging": staging.ping}
-    with listening(settings.health_bind_to, settings.health_port, checks, metrics):
+    writer = Writer(store=store, settings=config.usage)
+    if once:
+        _print(str(collector.collect(stop=stop)))
+        writer.turn(stop)
+        writer.leave()
+        return
+    checks = {"request_store": store.ping, "staging": staging.ping, "usage": writer.ping}
+    with (
+        listening(settings.health_bind_to, settings.health_port, checks, metrics),
+        writer.running(stop),
+    ):
         collector.run(stop)
 
 

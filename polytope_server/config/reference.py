@@ -91,7 +91,14 @@ EXAMPLES: Final[Mapping[str, str]] = {
 }
 """By place: configurations that can be loaded as they stand, each showing its section."""
 
-_BACKENDS: Final = ("request_store", "queue", "staging", "caching", "authentication", "authorization")
+_BACKENDS: Final = (
+    "request_store",
+    "queue",
+    "staging",
+    "caching",
+    "authentication",
+    "authorization",
+)
 _INTRODUCTION: Final = """\
 # Reference of the configuration
 

@@ -148,7 +148,10 @@ class Database:
 
     def _check(self) -> None:
         with closing(self._open(synchronous="FULL")) as db:
-            db.execute(f"PRAGMA journal_mode={'TRUNCATE' if self._replaceable else 'WAL'}")
+            if self._replaceable:
+                _leave_wal(db)
+            else:
+                db.execute("PRAGMA journal_mode=WAL")
             db.execute("BEGIN IMMEDIATE")
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0 and db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
@@ -185,6 +188,17 @@ class Database:
         if known != identity:
             setattr(self._threads, name, None)
             setattr(self._threads, f"{name}_file", identity)
+
+
+def _leave_wal(db: sqlite3.Connection) -> None:
+    """Give up the WAL that processes of the version before have made, unless one of them uses it still."""
+    db.execute("PRAGMA busy_timeout=0")
+    try:
+        db.execute("PRAGMA journal_mode=TRUNCATE")
+    except sqlite3.OperationalError as exc:
+        if not _is_busy(exc):
+            raise
+    db.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
 
 
 def _statements(text: str) -> Iterator[str]:

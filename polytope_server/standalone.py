@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 PROCESSES: Final = ("frontend", "broker", "worker", "garbage-collector")
 REALM: Final = "local"
 USER: Final = "polytope"
+PASSWORD: Final = "password"  # noqa: S105 -- the name of the file
 
 _READY_S: Final = 60.0
 _DRAIN_S: Final = 90.0
@@ -51,6 +52,7 @@ def configuration(data_dir: Path, *, port: int, password: str | None) -> dict[st
         "broker": {"interval": 1, "max_queued": 2 * slots},
         "worker": {"slots": slots, "poll_interval": 1},
         "garbage-collector": {"interval": "60s"},
+        "usage": {"path": str(data_dir / "usage.jsonl")},
         "request_store": {"sqlite": {"path": str(data_dir / "requests.sqlite")}},
         "queue": {"sqlite": {"path": str(data_dir / "queue.sqlite")}},
         "staging": {"local": {"root_dir": str(data_dir / "staging")}},
@@ -171,7 +173,7 @@ class Server:
         self._started: dict[str, float] = {}
         try:
             data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._held = _hold(data_dir)
+            self._held = hold(data_dir)
             self._file = data_dir / "standalone.yaml"
             _write_private(self._file, json.dumps(tree, indent=2))  # JSON is YAML
         except OSError as exc:
@@ -282,7 +284,7 @@ class Server:
             )
 
 
-def _hold(data_dir: Path) -> IO[str]:
+def hold(data_dir: Path) -> IO[str]:
     """Keep other servers away from the directory, until this is closed or the process has ended.
 
     Raises:
@@ -301,7 +303,7 @@ def _hold(data_dir: Path) -> IO[str]:
 
 def password_of(data_dir: Path) -> str:
     """The user's password: made at the first start, the same at every later one."""
-    file = data_dir / "password"
+    file = data_dir / PASSWORD
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         if file.exists():

@@ -247,6 +247,20 @@ class AdminSection(Section):
     roles: Unread = None
 
 
+class UsageSection(Section):
+    """``usage``: the record of use that every finished request leaves."""
+
+    path: Path | None = None
+    """File that the collector appends the records to, as JSON lines; if left out, they stay in the request
+    store."""
+    interval: Interval = 5.0
+    """Between looks for new records."""
+    keep: Duration = 90 * _DAY_S
+    """How long records stay in the request store, if there is no file for them."""
+    max_kept: NotNegative = 1_000_000
+    """How many records stay there at most; the oldest go first."""
+
+
 class CoercionSection(Section):
     """``coercion``: values in the files are added to these defaults; null empties a list."""
 
@@ -311,6 +325,7 @@ class Config(Section):
         default_factory=GarbageCollectorSection, alias="garbage-collector"
     )
     reload: ReloadSection = Field(default_factory=ReloadSection)
+    usage: UsageSection = Field(default_factory=UsageSection)
     request_store: OneBackend | None = None
     queue: OneBackend | None = None
     staging: OneBackend | None = None

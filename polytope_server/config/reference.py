@@ -27,6 +27,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
           environment: {OMP_NUM_THREADS: 1}""",
     "garbage-collector": "garbage-collector: {interval: 5m, age: 48h, threshold: 500G}",
     "reload": "reload: {interval: 10s, grace: 5m}",
+    "usage": "usage: {path: /data/usage.jsonl, interval: 10s}",
     "request_store.sqlite": "request_store: {sqlite: {path: /data/requests.sqlite}}",
     "queue.sqlite": "queue: {sqlite: {path: /data/queue.sqlite}}",
     "staging.local": "staging: {local: {root_dir: /data/staging}}",

@@ -11,6 +11,7 @@ from polytope_server.queue import Queue
 from polytope_server.reloading import Reload
 from polytope_server.request_store import RequestStore
 from polytope_server.staging import Staging
+from polytope_server.usage.writer import Writer
 
 
 def run(
@@ -44,13 +45,20 @@ def run(
         metrics=metrics,
         say=_print,
     )
-    if once or dry_run:
-        _print(str(collector.collect(dry_run=dry_run, stop=stop)))
+    if dry_run:
+        _print(str(collector.collect(dry_run=True, stop=stop)))
         return
-    checks = {"request_store": store.ping, "staging": staging.ping}
+    writer = Writer(store=store, settings=config.usage)
+    if once:
+        _print(str(collector.collect(stop=stop)))
+        writer.turn(stop)
+        writer.leave()
+        return
+    checks = {"request_store": store.ping, "staging": staging.ping, "usage": writer.ping}
     with (
         listening(settings.health_bind_to, settings.health_port, checks, metrics),
         reload.running(),
+        writer.running(stop),
     ):
         collector.run(stop)
 

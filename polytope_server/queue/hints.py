@@ -75,6 +75,29 @@ class HintDirectory:
                 os.close(bell)
 
 
+def has_listeners(directory: Path) -> bool:
+    """Whether any process listens there; nothing is made or removed."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        return any(
+            _answers(f"/proc/self/fd/{descriptor}/{name}") for name in os.listdir(descriptor)
+        )
+    finally:
+        os.close(descriptor)
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError:  # nobody any more, or no socket
+            return False
+        return True
+
+
 class SocketHints:
     """See `polytope_server.queue.Hints`."""
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import cast
 
 from polytope_server.config.embedded import SqliteQueueSection
@@ -41,7 +42,7 @@ class SqliteQueue:
 
     def __init__(self, config: SqliteQueueSection) -> None:
         self._database = Database(config.path, schema=[_SCHEMA], replaceable=True)
-        directory = config.hints_dir or config.path.with_name(config.path.name + ".hints")
+        directory = hints_directory(config)
         try:
             self._hints = HintDirectory(directory)
         except OSError as exc:
@@ -105,6 +106,11 @@ class SqliteQueue:
 
     def listen(self, *topics: Topic) -> AbstractContextManager[Hints]:
         return self._hints.listen(*topics)
+
+
+def hints_directory(config: SqliteQueueSection) -> Path:
+    """Where the wake-up sockets are."""
+    return config.hints_dir or config.path.with_name(config.path.name + ".hints")
 
 
 def _tag(delivery: Delivery) -> tuple[int, float]:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from polytope_server.audit import AuditEntry
-from polytope_server.request import DataObject, Lease, Request, Status, Step
+from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
 from polytope_server.user import User
 
 BROKER: Final = "broker"
@@ -78,6 +78,35 @@ class Wanted:
     worker: str | None = None
     created_before: float = math.inf
     created_after: float = -math.inf
+
+
+UsageKey = tuple[float, str]
+"""When a request finished, and its id: no two records of use have the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one request has used, up to one of its ends. Outlives the request's own record.
+
+    `size_bytes` is the size of the result, or of the data that were uploaded for archiving; 0 if there are
+    none. `started_at` is when a worker first took the request; None if it ended without.
+    """
+
+    id: str
+    user: User
+    verb: Verb
+    collection: str
+    datasource: str
+    status: Status
+    attempt: int
+    size_bytes: int
+    created_at: float
+    started_at: float | None
+    finished_at: float
+
+    @property
+    def key(self) -> UsageKey:
+        return (self.finished_at, self.id)
 
 
 class RequestStore(Protocol):
@@ -313,6 +342,29 @@ class RequestStore(Protocol):
 
     def noted(self, *, target: str | None = None, limit: int = 50) -> Sequence[AuditEntry]:
         """The latest entries, about everything or one target, latest first. They are kept for ever."""
+
+    # --- records of use
+
+    def usage(self, *, after: UsageKey = (0.0, ""), limit: int = 500) -> Sequence[Usage]:
+        """Records of use that nobody has forgotten yet, in order of their keys, after a key.
+
+        The step that takes a request to PROCESSED or FAILED leaves exactly one, in the same atomic
+        operation; nothing else leaves any. It stays until it is forgotten, whatever becomes of the request:
+        removed, collected, or revoked. A request that is put back to work after it has failed, and ends
+        again, leaves another one.
+
+        A record may come to stand before those that were read already: who must miss none begins again at
+        the beginning.
+        """
+
+    def forget_usage(self, keys: Collection[UsageKey]) -> None:
+        """Forget these records; one that is not there is no error.
+
+        Not all-or-nothing: a failure may leave any of them forgotten.
+        """
+
+    def usage_count(self) -> int:
+        """How many records of use are kept. May be approximate."""
 
     # --- shared secrets of one deployment
 

@@ -19,6 +19,8 @@ from polytope_server.request_store import (
     Forgotten,
     Mark,
     Staged,
+    Usage,
+    UsageKey,
     Waiting,
     Wanted,
 )
@@ -70,30 +72,32 @@ CREATE TABLE posts (post TEXT PRIMARY KEY, holder TEXT NOT NULL, expires_at REAL
 CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
-# Records of use come by a trigger, so that a process of the version before leaves them, too. The condition
-# of `by_place`, always true, keeps SQLite from taking this large index for questions that the small ones
-# are made for: only those that repeat the condition may use it.
+# Records of use come by a trigger, so that a process of the version before leaves them, too. OR IGNORE, for
+# two records with one key must not keep a request from its end. The condition of `by_place`, always true,
+# keeps SQLite from taking this large index for questions that the small ones are made for: only those that
+# repeat the condition may use it.
 _USAGE_AND_OPERATIONS = """
 CREATE TABLE usage (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    record TEXT NOT NULL
+    seq INTEGER PRIMARY KEY,
+    finished_at REAL NOT NULL,
+    id TEXT NOT NULL,
+    record TEXT NOT NULL,
+    UNIQUE (finished_at, id)
 );
 CREATE TRIGGER finished AFTER UPDATE OF status ON requests
 WHEN NEW.status IN ('processed', 'failed') AND OLD.status <> NEW.status
 BEGIN
-    INSERT INTO usage (record) VALUES (json_object(
-        'id', NEW.id,
+    INSERT OR IGNORE INTO usage (finished_at, id, record) VALUES (NEW.modified_at, NEW.id, json_object(
         'user', json(NEW.user),
         'verb', NEW.verb,
         'collection', NEW.collection,
         'datasource', NEW.datasource,
         'status', NEW.status,
         'attempt', NEW.attempt,
-        'bytes', coalesce(json_extract(NEW.result, '$.size_bytes'),
-                          json_extract(NEW.input, '$.size_bytes'), 0),
+        'size_bytes', coalesce(json_extract(NEW.result, '$.size_bytes'),
+                               json_extract(NEW.input, '$.size_bytes'), 0),
         'created_at', NEW.created_at,
-        'finished_at', NEW.modified_at,
-        'status_history', json(NEW.status_history)));
+        'started_at', json_extract(NEW.status_history, '$.processing')));
 END;
 ALTER TABLE requests ADD COLUMN first_attempt INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE requests ADD COLUMN started_over_at REAL;
@@ -707,6 +711,28 @@ class SqliteRequestStore:
     def _entry(self, entry: AuditEntry) -> str:
         return json.dumps(replace(entry, at=self.now()).as_json())
 
+    # --- records of use
+
+    def usage(self, *, after: UsageKey = (0.0, ""), limit: int = 500) -> Sequence[Usage]:
+        rows = self._rows(
+            "SELECT finished_at, id, record FROM usage WHERE (finished_at, id) > (?, ?)"
+            " ORDER BY finished_at, id LIMIT ?",
+            (*after, limit),
+        )
+        return [_usage(row) for row in rows]
+
+    def forget_usage(self, keys: Collection[UsageKey]) -> None:
+        if not keys:
+            return
+        with self._database.transaction() as db:
+            db.executemany("DELETE FROM usage WHERE (finished_at, id) = (?, ?)", keys)
+
+    def usage_count(self) -> int:
+        (row,) = self._rows(
+            "SELECT (SELECT max(seq) FROM usage) - (SELECT min(seq) FROM usage) + 1 AS n"
+        )
+        return int(row["n"] or 0)
+
     # --- shared secrets of one deployment
 
     def shared_secret(self, name: str, proposal: str) -> str:
@@ -811,6 +837,23 @@ def _request(row: sqlite3.Row) -> Request:
         bytes_staged=row["bytes_staged"],
         result=_object(row["result"]),
         input=_object(row["input"]),
+    )
+
+
+def _usage(row: sqlite3.Row) -> Usage:
+    record = json.loads(row["record"])
+    return Usage(
+        id=row["id"],
+        user=User.from_json(record["user"]),
+        verb=Verb(record["verb"]),
+        collection=record["collection"],
+        datasource=record["datasource"],
+        status=Status(record["status"]),
+        attempt=record["attempt"],
+        size_bytes=record["size_bytes"],
+        created_at=record["created_at"],
+        started_at=record["started_at"],
+        finished_at=row["finished_at"],
     )
 
 

@@ -46,7 +46,7 @@ class LocalStaging:
     Config = LocalStagingSection
 
     def __init__(self, config: LocalStagingSection) -> None:
-        root = config.root_dir.expanduser()
+        self._root = root = config.root_dir.expanduser()
         self._objects = root / "objects"
         self.uploads = root / "uploads"
         try:
@@ -78,7 +78,7 @@ class LocalStaging:
         Raises:
             ValueError: that cannot be the name of an object.
         """
-        return self._objects / checked_name(name)[:_SHARD_CHARACTERS] / name
+        return object_path(self._root, name)
 
     def read(self, name: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         return self.open(name).part(offset, length)
@@ -155,10 +155,24 @@ class LocalStaging:
     def url(self, name: str, *, download_name: str, media_type: str, expires_s: int) -> None:
         """None, always: the frontend serves what is here."""
 
+    def device(self) -> int:
+        """The file system that the objects are on; within it they can be linked, as they never change."""
+        with our_errors():
+            return self._objects.stat().st_dev
+
     def free_bytes(self) -> int:
         with our_errors():
             room = os.statvfs(self._objects)
         return room.f_bavail * room.f_frsize
+
+
+def object_path(root: Path, name: str) -> Path:
+    """Where an object is, or would be, below a root.
+
+    Raises:
+        ValueError: that cannot be the name of an object.
+    """
+    return root / "objects" / checked_name(name)[:_SHARD_CHARACTERS] / name
 
 
 class LocalUpload:

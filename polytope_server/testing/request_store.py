@@ -832,6 +832,66 @@ class RequestStoreContract:
         store.take_post("broker", "a", duration_s=0.01)
         _until(lambda: store.holder_of("broker") is None)
 
+    # --- records of use
+
+    def test_a_finished_request_leaves_one_record_of_use(self, store: RequestStore) -> None:
+        done = finish(store, start(store, store.add(new_request())), result=an_object("o"))
+        (usage,) = store.usage()
+        assert (usage.id, usage.user, usage.verb) == (done.id, JOE, Verb.RETRIEVE)
+        assert (usage.collection, usage.datasource) == ("c1", "d")
+        assert (usage.status, usage.attempt, usage.size_bytes) == (Status.PROCESSED, 1, 10)
+        assert usage.key == (done.modified_at, done.id)
+        assert usage.created_at == pytest.approx(done.created_at, abs=0.001)
+        assert usage.started_at == pytest.approx(done.status_history["processing"], abs=0.001)
+
+    def test_steps_that_finish_nothing_leave_no_record_of_use(self, store: RequestStore) -> None:
+        store.add(new_request(status=Status.UPLOADING, verb=Verb.ARCHIVE))
+        _give_back(store, start(store, store.add(new_request())), count_attempt=True)
+        enqueue(store, store.add(new_request()))
+        done = finish(store, start(store, store.add(new_request())))
+        with pytest.raises(StepLost):
+            finish(store, replace(done, holder="w"))
+        store.remove(store.add(new_request()).id)
+        assert [usage.id for usage in store.usage()] == [done.id]
+
+    def test_a_record_of_use_says_how_a_request_failed(self, store: RequestStore) -> None:
+        never = store.add(new_request(user=ANN))
+        step = Step(id=never.id, source=Status.WAITING, target=Status.FAILED)
+        assert len([request for request in store.apply_each([step, step]) if request]) == 1
+        data = replace(an_object("i"), size_bytes=7)
+        up = store.add(new_request(status=Status.UPLOADING, verb=Verb.ARCHIVE))
+        store.apply(Step(id=up.id, source=Status.UPLOADING, target=Status.WAITING, input=data))
+        finish(store, start(store, up), target=Status.FAILED)
+        by_id = {usage.id: usage for usage in store.usage()}
+        assert set(by_id) == {never.id, up.id}
+        assert (by_id[never.id].started_at, by_id[never.id].size_bytes) == (None, 0)
+        assert (by_id[up.id].verb, by_id[up.id].size_bytes) == (Verb.ARCHIVE, 7)
+        assert {usage.status for usage in by_id.values()} == {Status.FAILED}
+
+    def test_a_record_of_use_outlives_its_request(self, store: RequestStore) -> None:
+        removed, collected = (finish(store, start(store, store.add(new_request()))) for _ in "12")
+        store.remove(removed.id, user_id=JOE.id)
+        store.remove_if_finished([collected.id], not_after=store.now())
+        assert store.count(JOE.id) == 0
+        assert [usage.id for usage in store.usage()] == [removed.id, collected.id]
+
+    def test_records_of_use_are_paged_in_order_and_forgotten_one_by_one(
+        self, store: RequestStore
+    ) -> None:
+        assert (store.usage(), store.usage_count()) == ([], 0)
+        done = [finish(store, start(store, store.add(new_request()))) for _ in range(5)]
+        keys = [(request.modified_at, request.id) for request in done]
+        first = store.usage(limit=3)
+        rest = store.usage(after=first[-1].key)
+        assert [usage.key for usage in (*first, *rest)] == keys
+        store.forget_usage([keys[1], keys[2], (keys[3][0], "another"), (1.0, keys[3][1])])
+        store.forget_usage([keys[1]])
+        store.forget_usage([])
+        assert [usage.key for usage in store.usage()] == [keys[0], *keys[3:]]
+        assert store.usage_count() >= 3
+        store.forget_usage(keys)
+        assert (store.usage(), store.usage_count()) == ([], 0)
+
     def test_a_shared_secret_is_made_once(self, store: RequestStore) -> None:
         secrets = _race(8, lambda number: store.shared_secret("k", f"proposal {number}"))
         assert len(set(secrets)) == 1

@@ -1,7 +1,10 @@
 """The embedded queue: the contract, its files, and what happens when they vanish."""
 
 import contextlib
+import gc
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,25 @@ def test_a_removed_file_is_made_again_and_shared_by_all(tmp_path: Path) -> None:
     delivery = two.receive()
     assert delivery is not None
     assert delivery.message == Message(id="id2", attempt=1)
+
+
+def test_a_file_that_a_process_of_the_version_before_uses_is_shared_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "q.sqlite"
+    open_queue(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as old:
+        assert old.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+        new = open_queue(path)
+        new.publish([message(1)])
+        assert old.execute("SELECT id FROM messages").fetchall() == [("id1",)]
+        old.execute("INSERT INTO messages (id, attempt, visible_at) VALUES ('id2', 1, 0)")
+        assert new.size() == 2
+        assert open_queue(path).size() == 2
+    del new
+    gc.collect()
+    open_queue(path)
+    with closing(sqlite3.connect(path)) as last:
+        assert last.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert last.execute("SELECT count(*) FROM messages").fetchone() == (2,)
 
 
 @pytest.mark.parametrize("harm", ["remove", "empty", "damage"])

@@ -190,7 +190,7 @@ def test_the_input_of_a_request_that_just_then_starts_over_stays(
         store=store,
         staging=staging,
         queue=SqliteQueue(SqliteQueueSection(path=tmp_path / "q.sqlite")),
-        settings=GarbageCollectorSection().model_copy(update={"dangling_age": 0.0}),
+        settings=Current(GarbageCollectorSection().model_copy(update={"dangling_age": 0.0})),
         metrics=Metrics(),
         say=print,
     )

@@ -14,15 +14,30 @@ from polytope_server.config.resolution import (
     MATCH,
     NAME,
     PARENTS,
+    ROLES,
     Datasources,
+    needless_below,
     needless_nulls,
+    opens_by_null,
     settled,
 )
 from polytope_server.config.section import DatasourceSection, Place, Section, faults
-from polytope_server.config.tree import Finding, Node, at, merge, plain, put, without_nulls
+from polytope_server.config.tree import (
+    Finding,
+    Node,
+    at,
+    leaves,
+    merge,
+    nearest,
+    plain,
+    put,
+    without_nulls,
+)
 from polytope_server.errors import ConfigurationError
 
 _SHORT_AGE_S: Final = 60.0
+_NO_NULL: Final = "take it away, or write what it stands for"
+_NOTHING_TO_TAKE: Final = f"null takes away what was said before, and nothing was; {_NO_NULL}"
 _REALM_PARTS: Final = (("authenticators", "authentication"), ("authorizers", "authorization"))
 
 _Some = TypeVar("_Some", bound=Section)
@@ -59,6 +74,7 @@ def _coercion(written: Node | None) -> Node:
 
 def with_resolved_collections(tree: Node, findings: Findings) -> Node:
     """The same tree: datasources of collections with all they inherit, and no nulls but in `patch`."""
+    _refuse_nulls(tree, findings)
     known = Datasources(tree.children.get("datasources", Node(value={})).children)
     for inner, text in known.faults():
         findings.error(tree, ("datasources", *inner), text)
@@ -82,6 +98,17 @@ def with_resolved_collections(tree: Node, findings: Findings) -> Node:
     for place, node in resolved.items():
         tree = put(tree, place, node)
     return tree
+
+
+def _refuse_nulls(tree: Node, findings: Findings) -> None:
+    """Nulls that would say less than was meant: who takes a mistake away must not open a door."""
+    for place, leaf in leaves(tree):
+        if leaf.value is None and place and isinstance(place[-1], int):
+            findings.error(tree, place, f"null in a list says nothing; {_NO_NULL}")
+    for name, collection in tree.children.get("collections", Node(value={})).children.items():
+        for part in ((ROLES,), ("limits", "per-role")):
+            for inner in needless_below(at(collection, part)):
+                findings.error(tree, ("collections", name, *part, *inner), _NOTHING_TO_TAKE)
 
 
 def _resolved_list(
@@ -121,6 +148,14 @@ def _check_references(
         findings.errors.append(
             Finding(f"{text}not have the key", (*place, MATCH, key), rule.source)
         )
+    roles = node.children.get(ROLES, Node(value=()))
+    nulls = list(needless_below(roles))
+    for inner in nulls:
+        source = nearest(roles, inner).source
+        findings.errors.append(Finding(_NOTHING_TO_TAKE, (*place, ROLES, *inner), source))
+    if not nulls and opens_by_null(node):
+        text = "null takes the last realm away; write `roles: null` if everybody may use this"
+        findings.errors.append(Finding(text, (*place, ROLES), roles.source))
 
 
 def _reference(item: Node) -> tuple[str | None, Node | None]:

@@ -175,6 +175,68 @@ def test_a_null_rule_with_nothing_to_take_away_is_refused(read: Read) -> None:
     assert lines[0].startswith("1: collections.x.datasources[0].match.class: null takes")
 
 
+@pytest.mark.parametrize(
+    ("entry", "own", "place"),
+    [
+        ("match: {class: [null]}", "", "datasources.e.match.class[0]"),
+        ("match: {class: [od, null]}", "", "datasources.e.match.class[1]"),
+        ("roles: [null]", "", "datasources.e.roles[0]"),
+        ("roles: {example: [a, ~]}", "", "datasources.e.roles.example[1]"),
+        ("patch: {class: [null]}", "", "datasources.e.patch.class[0]"),
+        ("repr: e", "match: {class: [null]}", "collections.c.datasources[0].match.class[0]"),
+        ("repr: e", "roles: [null]", "collections.c.datasources[0].roles[0]"),
+        ("repr: e", "roles: {example: null}", "collections.c.datasources[0].roles.example"),
+        ("roles: {example: null}", "", "collections.c.datasources[0].roles.example"),
+        (
+            "roles: {example: [a]}",
+            "roles: {example: null}",
+            "collections.c.datasources[0].roles",
+        ),
+        (
+            "roles: {example: [a]}",
+            "roles: {exampel: null}",
+            "collections.c.datasources[0].roles.exampel",
+        ),
+    ],
+)
+def test_a_null_that_would_open_a_datasource_is_refused(
+    read: Read, entry: str, own: str, place: str
+) -> None:
+    text = (
+        f"datasources:\n  e: {{type: echo, {entry}}}\n"
+        f"collections:\n  c: {{roles: r, datasources: [{{name: e, {own}}}]}}\n"
+    )
+    (line,) = refused(read, text)
+    assert line.startswith((f"2: {place}: null", f"4: {place}: null"))
+
+
+def test_nulls_take_realms_away_as_long_as_one_is_left(read: Read) -> None:
+    found = resolved(
+        read, "{e: {type: echo, roles: {a: [x], b: [y]}}}", "{name: e, roles: {a: null}}"
+    )
+    assert found["roles"] == {"b": ["y"]}
+    found = resolved(read, "{e: {type: echo, roles: {a: [x]}}}", "{name: e, roles: null}")
+    assert "roles" not in found
+
+
+@pytest.mark.parametrize(
+    ("collection", "place"),
+    [
+        ("roles: [null]", "roles[0]"),
+        ("roles: {example: null}", "roles.example"),
+        ("roles: r, limits: {per-role: {example: null}}", "limits.per-role.example"),
+        ("roles: r, limits: {per-role: {example: {a: ~}}}", "limits.per-role.example.a"),
+        ("roles: r, datasources: [null]", "datasources[1]"),
+    ],
+)
+def test_a_null_of_a_collection_that_says_nothing_is_refused(
+    read: Read, collection: str, place: str
+) -> None:
+    first = "datasources: {e: {type: echo}}\ncollections: {c: {datasources: [e]}}\n"
+    (line,) = refused(read, first, f"collections: {{c: {{{collection}}}}}\n")
+    assert line.startswith(f"1: collections.c.{place}: null")
+
+
 def test_a_null_in_patch_stays_and_means_that_the_key_is_removed(read: Read) -> None:
     found = resolved(
         read,

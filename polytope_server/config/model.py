@@ -228,7 +228,7 @@ class GarbageCollectorSection(Section):
     age: Age = _DAY_S
     """Finished requests, and their results, that have not changed for so long are removed."""
     threshold: SomeSize = 10 * _GIB
-    """When results take more than this, the oldest go, with their requests."""
+    """When results take more than this, the oldest go, with their requests; uploads do not count."""
     metric_age: Unread = None
     dangling_age: Age = _HOUR_S
     """Of an object that belongs to no request, before it is removed."""

@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 
 from polytope_server.asgi_server import listen_patiently
 from polytope_server.config.files import ConfigFiles
-from polytope_server.config.loading import load
+from polytope_server.config.loading import BASE_VARIABLE, Loaded, load, system_file_of
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.lifecycle import PARENT_VARIABLE, Hangup, Stop
 from polytope_server.observability.health import ask
@@ -101,7 +101,7 @@ class _OperatorsFiles:
     """What the operator says, and what we say because of it: a user of ours, if there are no others."""
 
     def __init__(self, files: Sequence[Path], hangup: Hangup, data_dir: Path, *, port: int) -> None:
-        self._are_given = bool(files)
+        self._are_named = bool(files)
         self._files, self._hangup = ConfigFiles(files, environ=os.environ), hangup
         self._data_dir, self._port = data_dir, port
         self._password: str | None = None
@@ -114,7 +114,9 @@ class _OperatorsFiles:
         Raises:
             ConfigurationError: they cannot be used.
         """
-        has_users = self._are_given and bool(self._files.load().config.authentication)
+        system_file = system_file_of(os.environ)
+        are_there = self._are_named or (system_file is not None and system_file.exists())
+        has_users = are_there and bool(self._files.load().config.authentication)
         self._password = None if has_users else password_of(self._data_dir)
         return configuration(self._data_dir, port=self._port, password=self._password)
 
@@ -151,9 +153,10 @@ class Server:
     """The processes of one data directory, started and watched over.
 
     Args:
-        tree: the configuration that we make, which *files* may override.
+        tree: the configuration that we make, which the system file and *files* may override.
         data_dir: made if it is not there, closed to others; used by one server at a time.
         log: where the processes' log goes; standard error if not given.
+        environ: of the processes; says which system file there is.
     """
 
     def __init__(
@@ -164,8 +167,10 @@ class Server:
         data_dir: Path,
         strict: bool,
         log: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._files, self._log, self._strict = files, log, strict
+        self._environ = environ
         self._arguments = ["--strict"] if strict else []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
@@ -178,7 +183,7 @@ class Server:
             raise ConfigurationError(
                 f"--data-dir: {data_dir} cannot be used: {exc.strerror}"
             ) from exc
-        self._config = load([self._file, *files], strict=strict, environ=os.environ).config
+        self._config = self._loaded(self._file).config
         _must_be_free(self._config.frontend.bind_to, self._config.frontend.port)
 
     @property
@@ -242,7 +247,7 @@ class Server:
         candidate = self._file.with_name("candidate.yaml")
         try:
             _write_private(candidate, json.dumps(tree, indent=2))
-            found = load([candidate, *self._files], strict=self._strict, environ=os.environ)
+            found = self._loaded(candidate)
             Snapshot.of(found.config)
             candidate.replace(self._file)
         except OSError as exc:
@@ -267,14 +272,22 @@ class Server:
                 process.wait()
         self._held.close()
 
+    def _loaded(self, base: Path) -> Loaded:
+        environ = {**self._environ, BASE_VARIABLE: str(base)}
+        return load(self._files, strict=self._strict, environ=environ)
+
     def _start(self, name: str) -> None:
-        files = [argument for file in (self._file, *self._files) for argument in ("-f", str(file))]
+        files = [argument for file in self._files for argument in ("-f", str(file))]
         self._started[name] = time.monotonic()
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(self._log.open("ab")) if self._log else None
             self._processes[name] = subprocess.Popen(  # noqa: S603 -- our own module, no shell
                 [sys.executable, "-m", "polytope_server", name, *files, *self._arguments],
-                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env={
+                    **self._environ,
+                    BASE_VARIABLE: str(self._file),
+                    PARENT_VARIABLE: str(os.getpid()),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from polytope_server.reloading import Snapshot
 logger = logging.getLogger(__name__)
 
 PROCESSES: Final = ("frontend", "broker", "worker", "garbage-collector")
+PORT: Final = 5000
 REALM: Final = "local"
 USER: Final = "polytope"
 
@@ -77,8 +79,11 @@ def configuration(data_dir: Path, *, port: int, password: str | None) -> dict[st
     return tree
 
 
-def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool) -> None:
+def run(files: Sequence[Path], *, data_dir: Path | None, port: int | None, strict: bool) -> None:
     """Start everything, say how to use it, and keep it running until SIGTERM or Ctrl-C.
+
+    Args:
+        port: whatever the files say; theirs, or `PORT`, if not given.
 
     Raises:
         ConfigurationError: it cannot start.
@@ -86,8 +91,8 @@ def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool
     stop = Stop()
     stop.on_signals()
     directory = (data_dir or default_data_dir(os.environ)).expanduser().absolute()
-    operators = _OperatorsFiles(files, Hangup(), directory, port=port)
-    server = Server(operators.tree(), files, data_dir=directory, strict=strict)
+    operators = _OperatorsFiles(files, Hangup(), directory)
+    server = Server(operators.tree(), files, data_dir=directory, strict=strict, port=port)
     server.start(stop)
     try:
         sys.stdout.write(f"polytope-server is ready at {server.url}\n")
@@ -100,10 +105,10 @@ def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool
 class _OperatorsFiles:
     """What the operator says, and what we say because of it: a user of ours, if there are no others."""
 
-    def __init__(self, files: Sequence[Path], hangup: Hangup, data_dir: Path, *, port: int) -> None:
+    def __init__(self, files: Sequence[Path], hangup: Hangup, data_dir: Path) -> None:
         self._are_named = bool(files)
         self._files, self._hangup = ConfigFiles(files, environ=os.environ), hangup
-        self._data_dir, self._port = data_dir, port
+        self._data_dir = data_dir
         self._password: str | None = None
         self._said: str | None = None
         self._due = 0.0
@@ -118,7 +123,7 @@ class _OperatorsFiles:
         are_there = self._are_named or (system_file is not None and system_file.exists())
         has_users = are_there and bool(self._files.load().config.authentication)
         self._password = None if has_users else password_of(self._data_dir)
-        return configuration(self._data_dir, port=self._port, password=self._password)
+        return configuration(self._data_dir, port=PORT, password=self._password)
 
     def say(self, url: str) -> None:
         """Tell of our user, if there is one and it was not told."""
@@ -155,6 +160,7 @@ class Server:
     Args:
         tree: the configuration that we make, which the system file and *files* may override.
         data_dir: made if it is not there, closed to others; used by one server at a time.
+        port: of the API, whatever tree and files say; theirs if not given.
         log: where the processes' log goes; standard error if not given.
         environ: of the processes; says which system file there is.
     """
@@ -166,6 +172,7 @@ class Server:
         *,
         data_dir: Path,
         strict: bool,
+        port: int | None = None,
         log: Path | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
@@ -179,12 +186,22 @@ class Server:
             self._held = _hold(data_dir)
             self._file = data_dir / "standalone.yaml"
             _write_private(self._file, json.dumps(tree, indent=2))  # JSON is YAML
+            if port is not None:
+                typed = data_dir / "arguments.yaml"
+                _write_private(typed, json.dumps({"frontend": {"port": port}}))
+                self._files = [*files, typed]
         except OSError as exc:
             raise ConfigurationError(
                 f"--data-dir: {data_dir} cannot be used: {exc.strerror}"
             ) from exc
-        self._config = self._loaded(self._file).config
-        _must_be_free(self._config.frontend.bind_to, self._config.frontend.port)
+        loaded = self._loaded(self._file)
+        self._config = loaded.config
+        written = loaded.origins["frontend.port"]
+        if port is not None:
+            written = "--port"
+        elif written.startswith(f"{self._file}:"):
+            written = ""
+        _must_be_free(self._config.frontend.bind_to, self._config.frontend.port, written=written)
 
     @property
     def url(self) -> str:
@@ -341,10 +358,14 @@ def _is_ready(host: str, port: int) -> bool:
         return False
 
 
-def _must_be_free(host: str, port: int) -> None:
+def _must_be_free(host: str, port: int, *, written: str) -> None:
+    """Raises: ConfigurationError, which names where the port is *written*, if anybody wrote it."""
     try:
         listeners = listen_patiently(host, port)
     except ConfigurationError as exc:
-        raise ConfigurationError(f"--port: {exc}") from exc
+        if isinstance(exc.__cause__, socket.gaierror):
+            raise ConfigurationError(f"frontend.{exc}") from exc
+        text = f"{written}: {exc}" if written else f"{exc}; --port chooses another"
+        raise ConfigurationError(text) from exc
     for listener in listeners:
         listener.close()

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,35 @@ def test_the_systems_file_counts_over_its_own_and_named_files_over_that(
         f"{url}/api/v1/collections", auth=("alice", "alice-secret-44d"), timeout=60
     )
     assert collections.json()["message"] == ["mine"]
+
+
+def test_the_port_that_is_typed_counts_over_the_files(start: Any) -> None:
+    port = free_port()
+    server = start("--port", str(port), system=with_user(free_port()))
+    assert server.url() == f"http://127.0.0.1:{port}"
+    answer = requests.get(f"{server.url()}/api/v1/test", timeout=60)
+    assert answer.status_code == 200
+
+
+def test_what_is_in_use_is_named_as_it_was_written(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        own = configuration(tmp_path / "data", port=port, password=None)
+        other = Path(file(tmp_path / "other.yaml", {"frontend": {"port": port}}))
+
+        def refused(case: tuple[str, list[Path], int | None]) -> str:
+            name, files, typed = case
+            with pytest.raises(ConfigurationError) as caught:
+                Server(own, files, data_dir=tmp_path / name, strict=True, port=typed)
+            return str(caught.value)
+
+        cases = [("typed", [other], port), ("written", [other], None), ("neither", [], None)]
+        with ThreadPoolExecutor() as pool:  # each waits a while for the port
+            typed, written, neither = pool.map(refused, cases)
+    text = f"127.0.0.1:{port} cannot be listened on: Address already in use"
+    assert typed == f"--port: {text}"
+    assert written == f"{other}:1: {text}"
+    assert neither == f"{text}; --port chooses another"
 
 
 def test_a_server_that_is_told_of_no_system_file_reads_none(tmp_path: Path) -> None:

@@ -95,11 +95,11 @@ def load(
     warn_of_what_is_not_read(tree, findings)
     warn_of_other_types(tree, findings)
     tree = with_defaults(tree)
-    tree = with_resolved_collections(tree, findings)
+    tree, unused = with_resolved_collections(tree, findings)
 
     config, tree = checked(Config, tree, (), findings)
     tree = check_backends(tree, findings)
-    tree = check_datasources(tree, findings)
+    tree = check_datasources(tree, unused, findings)
     findings.raise_errors()
     if config is None:
         raise ConfigurationError("The configuration must be a mapping of sections.")

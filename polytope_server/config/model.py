@@ -23,6 +23,7 @@ from pydantic import (
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.section import Duration, Roles, Secret, Section, Size, Text, Whole
 from polytope_server.errors import ConfigurationError
+from polytope_server.language.options import CoercionOptions
 
 _ORIGIN = re.compile(r"\*|https?://[^\s/?#@]+", re.ASCII)
 _KIB: Final = 1024
@@ -266,6 +267,14 @@ class CoercionSection(Section):
     """Keys for which ``a/b/c`` is a list."""
     number_allow_zero: bool = False
     """Whether ensemble number 0 exists."""
+
+    def options(self) -> CoercionOptions:
+        """The same as the language takes it."""
+        return CoercionOptions(
+            allow_ranges=frozenset(self.allow_ranges),
+            allow_lists=frozenset(self.allow_lists),
+            number_allow_zero=self.number_allow_zero,
+        )
 
 
 class LimitsSection(Section):

@@ -53,6 +53,16 @@ class Datasources:
             except _NoNames as exc:
                 yield (name, PARENTS), str(exc)
 
+    @property
+    def inherited(self) -> frozenset[str]:
+        """Names of those that others inherit from, or would, if they were there."""
+        return frozenset(
+            str(parent.value)
+            for entry in self.entries.values()
+            if (parents := entry.children.get(PARENTS)) is not None
+            for parent in (parents.items or (parents,))
+        )
+
     def lineage(self, name: str) -> Sequence[str]:
         """All ancestors of a datasource and itself: ancestors first, each once, parents in their order.
 

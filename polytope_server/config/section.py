@@ -112,9 +112,13 @@ def _plain_text(value: Any) -> str:
 
 def _role_names(value: Any) -> tuple[str, ...]:
     names = value if isinstance(value, list | tuple) else (value,)
-    if not all(isinstance(name, str | int) and not isinstance(name, bool) for name in names):
+    if not all(_is_role(name) for name in names):
         raise ValueError("a role, a list of roles, or a mapping of realms to roles")
     return tuple(str(name) for name in names)
+
+
+def _is_role(name: Any) -> bool:
+    return isinstance(name, str | int) and not isinstance(name, bool) and name != ""
 
 
 def _roles(value: Any) -> Mapping[str, tuple[str, ...]] | tuple[str, ...]:
@@ -317,7 +321,8 @@ _SHAPES: Final[Mapping[str, str]] = MappingProxyType(
 """What should have been there, by pydantic's name of the fault; the names in braces are of limits."""
 
 
-def _is_rule(value: Any) -> bool:
+def is_rule(value: Any) -> bool:
+    """Whether it has the shape of a rule: a value, or a list of values."""
     plain = str | int | float | bool
     return isinstance(value, plain) or (
         isinstance(value, list | tuple) and all(isinstance(item, plain) for item in value)
@@ -326,7 +331,7 @@ def _is_rule(value: Any) -> bool:
 
 def _rules(value: Mapping[str, Any]) -> Mapping[str, Any]:
     for key, rule in value.items():
-        if not _is_rule(rule):
+        if not is_rule(rule):
             raise ValueError(
                 f"a mapping of keys to a value or a list of values; {place_text((key,))!r} is neither"
             )

@@ -296,6 +296,67 @@ def test_every_fault_of_every_datasource_is_found_at_the_start(read: Read) -> No
     assert any("no such back-end: 'fbd'; did you mean 'fdb'?" in line for line in lines)
 
 
+def test_rules_defaults_and_patches_are_told_with_all_other_faults(read: Read) -> None:
+    lines = refused(
+        read,
+        """
+        frontend: {port: many}
+        datasources:
+          base:
+            match: {time: noon}
+          used:
+            type: dummy
+            chunk: many
+            parents: [base]
+            defaults: {number: x}
+          spare:
+            type: fdb
+            fdb_config: {type: local}
+            patch: {step: [], foo: {a: 1}}
+            match:
+              date: yesterday
+              levtyp: [sfc]
+              levtype: [pl]
+              stream: null
+          mixin: {match: {class: null, number: zero}}
+          mixed: {type: echo, parents: [mixin]}
+          typeless: {match: {step: x}, roles: {r: ""}}
+          later: {type: mars, defaults: {date: "2024-02-30"}}
+        collections: {c: {roles: r, datasources: [used, later]}}
+        """,
+    )
+    told = {line.partition(": ")[0]: [] for line in lines}
+    for line in lines:
+        number, _, text = line.partition(": ")
+        told[number].append(text.partition(": ")[0])
+    c = "collections.c.datasources"
+    assert told == {
+        "2": ["frontend.port"],
+        "5": [f"{c}[0].match.time"],
+        "8": [f"{c}[0].chunk"],
+        "10": [f"{c}[0].defaults.number"],
+        "14": ["datasources.spare.patch.step", "datasources.spare.patch.foo"],
+        "16": ["datasources.spare.match.date"],
+        "18": ["datasources.spare.match.levtype"],
+        "19": ["datasources.spare.match.stream"],
+        "20": ["datasources.mixed.match.class", "datasources.mixin.match.number"],
+        "22": ["datasources.typeless.roles", "datasources.typeless.match.step"],
+        "23": [f"{c}[1].defaults.date"],
+    }
+
+
+def test_a_value_that_may_be_a_secret_is_not_told_with_its_fault(read: Read) -> None:
+    text = (
+        "datasources: {{e: {{type: echo, defaults: {{{}}}}}}}\n"
+        "collections: {{c: {{roles: r, datasources: [e]}}}}\n"
+    )
+    for fault in ("date: $X", "my_token: [hunter2, {a: 1}]"):
+        lines = refused(lambda *t: read(*t, environ={"X": "hunter2"}), text.format(fault))
+        assert len(lines) == 1
+        assert "hunter2" not in lines[0]
+        assert "this cannot be a value of the key" in lines[0]
+
+
 def test_a_fault_that_collections_share_is_told_once(read: Read) -> None:
     lines = refused(
         read,

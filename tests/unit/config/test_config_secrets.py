@@ -135,11 +135,12 @@ def test_pieces_of_a_hash_that_became_keys_are_not_told(read: Read) -> None:
 def test_what_show_says_is_yaml_that_loads_to_the_same(read: Read, tmp_path: Path) -> None:
     text = """
     frontend: {bind_to: "10", port: 0, public_url: "https://a.example.org/x"}
-    logging: {defaults: {"odd: name": "a: b # c", t: "true", n: "12", e: "", l: "x\\ny\\u2028", q: '"'}}
+    logging: {defaults: {"odd: name": "a: b # c", t: "true", n: "12", e: "", l: "x\\ny\\u2028", q: '"',
+      z: [[1], {b: 2}]}}
     garbage-collector: {age: 36h}
     datasources:
       e: {type: echo, match: {a: ["0010", "no", "10:00", 1.50], b: []}, patch: {k: null}}
-    collections: {c: {roles: {r: [a]}, datasources: [e, {name: e, patch: {"z": [[1], {b: 2}]}}]}}
+    collections: {c: {roles: {r: [a]}, datasources: [e, {name: e, patch: {"z": [1, 2]}}]}}
     """
     loaded = read(text)
     shown = "\n".join(show(loaded))

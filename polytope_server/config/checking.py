@@ -1,6 +1,5 @@
 """From a merged tree to typed sections: every value is checked, also those of back-ends."""
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +10,13 @@ from pydantic import ValidationError
 from polytope_server.config.builtin import section_of
 from polytope_server.config.findings import Findings
 from polytope_server.config.model import CHOICES, CoercionSection, Config
+from polytope_server.config.nulls import (
+    NOTHING_TO_TAKE,
+    known_section,
+    refuse_nulls,
+    tell_unknown_below,
+    tell_unknown_nulls,
+)
 from polytope_server.config.outline import complete
 from polytope_server.config.resolution import (
     MATCH,
@@ -42,8 +48,6 @@ from polytope_server.language.written import read_written
 
 _ABOUT_REQUESTS: Final = ("match", "defaults", "patch", ROLES)
 _SHORT_AGE_S: Final = 60.0
-_NO_NULL: Final = "take it away, or write what it stands for"
-_NOTHING_TO_TAKE: Final = f"null takes away what was said before, and nothing was; {_NO_NULL}"
 _REALM_PARTS: Final = (("authenticators", "authentication"), ("authorizers", "authorization"))
 
 _Some = TypeVar("_Some", bound=Section)
@@ -84,7 +88,8 @@ def with_resolved_collections(tree: Node, findings: Findings) -> tuple[Node, Map
     And the datasources that no collection uses, by name, in the same form; those that others inherit
     from are alone.
     """
-    tree = _refuse_nulls(tree, findings)
+    tree = refuse_nulls(tree, findings)
+    tell_unknown_nulls(tree, findings)
     known = Datasources(tree.children.get("datasources", Node(value={})).children)
     for inner, text in known.faults():
         findings.error(tree, ("datasources", *inner), text)
@@ -129,23 +134,9 @@ def _unused(
             except ConfigurationError:
                 continue  # told with the entries
             _check_references(tree, node, None, ("datasources", name), findings)
+            _tell_unknown_nulls(tree, node, ("datasources", name), findings)
         found[name] = settled(node)
     return found
-
-
-def _refuse_nulls(tree: Node, findings: Findings) -> Node:
-    """Nulls that would say less than was meant: who takes a mistake away must not open a door."""
-    for place, leaf in leaves(tree):
-        if leaf.value is None and place and isinstance(place[-1], int):
-            findings.error(tree, place, f"null in a list says nothing; {_NO_NULL}")
-            listed = at(tree, place[:-1])
-            if listed is not None:
-                tree = put(tree, place[:-1], replace(listed, is_faulty=True))
-    for name, collection in tree.children.get("collections", Node(value={})).children.items():
-        for part in ((ROLES,), ("limits", "per-role")):
-            for inner in needless_below(at(collection, part)):
-                findings.error(tree, ("collections", name, *part, *inner), _NOTHING_TO_TAKE)
-    return tree
 
 
 def _resolved_list(
@@ -168,8 +159,16 @@ def _resolved_list(
                 if name not in known.entries:
                     findings.error(tree, (*place, index), str(exc))
             _check_references(tree, node, own, (*place, index), findings)
+            _tell_unknown_nulls(tree, node, (*place, index), findings)
         made.append(settled(node))
     return replace(listed, value=tuple(made))
+
+
+def _tell_unknown_nulls(tree: Node, node: Node, place: Place, findings: Findings) -> None:
+    kind = node.children.get("type", Node(value="")).value
+    section = known_section("datasource", str(kind))
+    if section is not None:
+        tell_unknown_below(section, put(tree, place, node), place, findings)
 
 
 def _check_references(
@@ -189,7 +188,7 @@ def _check_references(
     nulls = list(needless_below(roles))
     for inner in nulls:
         source = nearest(roles, inner).source
-        findings.errors.append(Finding(_NOTHING_TO_TAKE, (*place, ROLES, *inner), source))
+        findings.errors.append(Finding(NOTHING_TO_TAKE, (*place, ROLES, *inner), source))
     if not nulls and opens_by_null(node):
         text = "null takes the last realm away; write `roles: null` if everybody may use this"
         findings.errors.append(Finding(text, (*place, ROLES), roles.source))
@@ -277,10 +276,7 @@ def _check_part(tree: Node, place: Place, findings: Findings) -> None:
     kind = entry.children.get("type", Node(value="nothing"))
     part = put(tree, place, replace(entry, value={"type": kind, **parts}))
     checked(DatasourceSection, part, place, findings)
-    section = None
-    with contextlib.suppress(ConfigurationError):  # told where it is used
-        section = section_of("datasource", str(kind.value))
-    _check_requests(section, tree, place, findings)
+    _check_requests(known_section("datasource", str(kind.value)), tree, place, findings)
 
 
 def _check_requests(

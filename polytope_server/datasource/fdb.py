@@ -339,9 +339,22 @@ _SENTENCES: Final = tuple(
             r"Key \[(\w+)\] not acceptable",
             "{0} does not go together with the other keys, such as type, stream and levtype.",
         ),
-        (r"name=(\w+)\]: cannot expand '([\w.:+-]*)'", "{0} has no value {1} that is known."),
+        # a type may be made of others, which then stand in its brackets
         (
-            r"(?:Bad value|Bad parameter): ",
+            r"\[name=(\w+)[^']*\]: cannot expand '([\w.:+-]*)'",
+            "{0} has no value {1} that is known.",
+        ),
+        (
+            r"Ambiguous value '([\w.:+-]*)' could be",
+            "The archive does not know what {0} is short for; write it in full.",
+        ),
+        (
+            r"missing Key \[(\w+)\] - required with context: Context\[Include\[key=(\w+)",
+            "With this {1} the archive wants {0} as well; leave out {1}, or give both.",
+        ),
+        (r"missing Key \[(\w+)\]", "{0} is missing; the archive wants it with the other keys."),
+        (
+            r"(?:Bad value|Bad parameter|Assertion failed: value\b)",
             "The archive does not understand a value of the request; compare its dates, times, "
             "steps, levels and numbers with fields that are there.",
         ),

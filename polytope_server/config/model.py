@@ -7,7 +7,6 @@ stands here as the default. Options of a back-end stay plain until that back-end
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -21,7 +20,16 @@ from pydantic import (
 )
 
 from polytope_server.config.identity import RealmSection
-from polytope_server.config.section import Duration, Roles, Secret, Section, Size, Text, Whole
+from polytope_server.config.section import (
+    Duration,
+    HomePath,
+    Roles,
+    Secret,
+    Section,
+    Size,
+    Text,
+    Whole,
+)
 from polytope_server.errors import ConfigurationError
 from polytope_server.language.options import CoercionOptions
 
@@ -212,7 +220,7 @@ class WorkerSection(Section):
     """Resident memory above which a slot's process is replaced after its request."""
     storage_retry: Duration = 300.0
     """How long a full staging is tried again before the request fails."""
-    tmp_dir: Path | None = None
+    tmp_dir: HomePath | None = None
     """For temporary files; the system's directory if left out."""
     environment: Annotated[Mapping[str, Text], AfterValidator(_environment)] = Field(
         default_factory=dict, repr=False

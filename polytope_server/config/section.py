@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Self
 
@@ -127,6 +128,14 @@ def _roles(value: Any) -> Mapping[str, tuple[str, ...]] | tuple[str, ...]:
     return _role_names(value)
 
 
+def at_home(path: Path) -> Path:
+    """With a home directory in place of a ``~`` that it begins with."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody knows whose; in a file such a ~ stays as well
+        return path
+
+
 Duration = Annotated[
     float,
     BeforeValidator(duration_s),
@@ -149,6 +158,8 @@ Text = Annotated[
     WithJsonSchema({"type": ["string", "number", "boolean"]}),
 ]
 """Text; what YAML takes for a number or a truth value is text again."""
+HomePath = Annotated[Path, AfterValidator(at_home)]
+"""A path; a ``~`` that it begins with is a home directory, also if it came out of a variable."""
 Roles = Annotated[
     Mapping[str, tuple[str, ...]] | tuple[str, ...],
     PlainValidator(_roles),

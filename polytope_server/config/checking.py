@@ -29,7 +29,7 @@ from polytope_server.config.resolution import (
     opens_by_null,
     settled,
 )
-from polytope_server.config.secrecy import looks_secret
+from polytope_server.config.secrecy import PLAIN_NAMES, looks_secret
 from polytope_server.config.section import DatasourceSection, Place, Section, faults, is_rule
 from polytope_server.config.tree import (
     Finding,
@@ -339,6 +339,7 @@ def _check(tree: Node, place: Place, abstraction: str, name: str, findings: Find
     if section is None:
         text = f"the back-end {name!r} is not part of this release; its options are not checked"
         findings.warn(tree, place, text)
+        tree = _with_unknown_hidden(tree, place, is_datasource=abstraction == "datasource")
         if abstraction != "datasource":
             return tree
         # what all datasources have is checked; of the other keys nothing is known, so none is unknown
@@ -349,6 +350,16 @@ def _check(tree: Node, place: Place, abstraction: str, name: str, findings: Find
     _, tree = checked(section, tree, place, findings)
     if abstraction == "datasource":
         _check_requests(section, tree, place, findings)
+    return tree
+
+
+def _with_unknown_hidden(tree: Node, place: Place, *, is_datasource: bool) -> Node:
+    """The same tree; of options that no model describes, only those with well-known names are shown."""
+    described = DatasourceSection.model_fields.keys() if is_datasource else frozenset()
+    for inner, leaf in leaves(at(tree, place) or tree):
+        keys = [part for part in inner if isinstance(part, str)]
+        if keys and keys[0] not in {*described, "repr"} and keys[-1] not in PLAIN_NAMES:
+            tree = put(tree, (*place, *inner), replace(leaf, is_hidden=True))
     return tree
 
 

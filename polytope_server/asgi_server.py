@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import itemgetter
@@ -50,6 +50,15 @@ SECURITY_HEADERS: Final = (
     ("X-XSS-Protection", "1; mode=block"),
 )
 """On every answer, unless it says otherwise."""
+_REFUSALS: Final[Mapping[int, str]] = {
+    400: "This is not a well-formed HTTP request.",
+    414: "The address of this request is too long.",
+    426: "This server does not speak this version of WebSocket.",
+    431: "The headers of this request are too long, or too many.",
+    500: "Internal error; the log of the server has the story.",
+    501: "This server does not know the Transfer-Encoding of this request.",
+}
+"""What gunicorn refuses before the application sees it, by status."""
 _HEADERS_S: Final = 20.0
 """From the first byte of a request to the end of its headers."""
 _CHANCE_S: Final = 0.1
@@ -347,10 +356,15 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
         self.transport.abort()
 
     def _send_error_response(
-        self, status: int, message: str, extra_headers: Sequence[tuple[str, str]] = ()
+        self,
+        status: int,
+        message: str,  # noqa: ARG002
+        extra_headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        # what gunicorn itself refuses looks like what the application refuses
-        body = json.dumps({"message": message}).encode()
+        # what gunicorn itself refuses looks like what the application refuses; its own words are
+        # fragments, and may hold a piece of the request
+        text = _REFUSALS.get(status, f"{self._get_reason_phrase(status)}.")
+        body = json.dumps({"message": text}).encode()
         headers = (
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),

@@ -131,8 +131,14 @@ def standalone(
         typer.Option("--data-dir", help="Default: ~/.local/share/polytope-server.", metavar="DIR"),
     ] = None,
     port: Annotated[
-        int, typer.Option("--port", help="Port of the REST API.", min=1, max=65535)
-    ] = 5000,
+        int | None,
+        typer.Option(
+            "--port",
+            help="Port of the REST API, whatever the files say. Default: theirs, or 5000.",
+            min=1,
+            max=65535,
+        ),
+    ] = None,
 ) -> None:
     """Run all processes on this machine; needs no configuration."""
 

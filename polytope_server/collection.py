@@ -1,6 +1,5 @@
 """Collections: who may use them, how much at once, and which datasource takes a request."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,20 +9,18 @@ from typing import Any, Final, Protocol, Self
 
 from polytope_server.config.builtin import section_of
 from polytope_server.config.model import CoercionSection, CollectionSection, Config, LimitsSection
-from polytope_server.config.section import DatasourceSection
+from polytope_server.config.section import DatasourceSection, place_text
 from polytope_server.errors import ConfigurationError, InvalidRequest, NotSupported
 from polytope_server.language import rules
 from polytope_server.language.coercion import Canonical, coerce, coerce_key, joined
-from polytope_server.language.keys import FEATURE, PATHS, abbreviated, key_name
+from polytope_server.language.keys import FEATURE, abbreviated
 from polytope_server.language.options import CoercionOptions
 from polytope_server.language.roles import Roles, roles_of
-from polytope_server.language.showing import shown
 from polytope_server.language.text import Parsed
+from polytope_server.language.written import read_written, unfit
 from polytope_server.request import Verb
 from polytope_server.user import User
 
-_SAFE = re.compile(r"[A-Za-z0-9_.~+:*@%()/ -]+", re.ASCII)
-"""Of texts that go into a MARS request, where nothing else may begin a new key or value."""
 _NOBODYS: Final = "it is not available on this server"
 
 
@@ -140,12 +137,9 @@ class DatasourceRule:
         """What cannot be handed to the datasource, for it could mean something else there."""
         if self._reads_text:
             return
-        for key, value in final.items():
-            if isinstance(value, str):
-                if reason := _unsafe(key, value):
-                    yield f"{key}: {reason}"
-            elif self.traits is None or not self.traits.takes_feature:
-                yield f"{key}: an object is not allowed"
+        takes_objects = self.traits is not None and self.traits.takes_feature
+        for key, reason in unfit(final, takes_objects=takes_objects):
+            yield f"{key}: {reason}"
 
     @property
     def _reads_text(self) -> bool:
@@ -153,7 +147,7 @@ class DatasourceRule:
         return self.traits is not None and self.traits.takes_free_text
 
     def _coerced(self, written: Mapping[str, Any], now: datetime) -> dict[str, Canonical]:
-        options = _permissive(self.coercion, written)
+        options = self.coercion.for_operators(*written)
         return {key: coerce_key(key, v, options, now=now) for key, v in written.items()}
 
 
@@ -234,11 +228,7 @@ def build_collections(
     sections: Mapping[str, CollectionSection], coercion: CoercionSection, traits: FindTraits
 ) -> Mapping[str, Collection]:
     """See `collections_of`."""
-    options = CoercionOptions(
-        allow_ranges=frozenset(coercion.allow_ranges),
-        allow_lists=frozenset(coercion.allow_lists),
-        number_allow_zero=coercion.number_allow_zero,
-    )
+    options = coercion.options()
     faults: list[str] = []
     built: dict[str, Collection] = {}
     for name, section in sections.items():
@@ -286,19 +276,20 @@ class _Builder:
         self._entry, self._options, self._where = entry, options, where
         self._traits = traits(self._section.type)
         self._names = names
-        self._now = datetime.now(UTC)
         self._faults: list[str] = []
 
     def rule(self) -> DatasourceRule:
         section = self._section
         name = section.name or section.type
-        found = [
-            made
-            for key, value in self._named("match", section.match).items()
-            if (made := self._match(key, value)) is not None
-        ]
-        defaults = self._named("defaults", section.defaults)
-        patch = self._named("patch", section.patch)
+        written = read_written(
+            match=section.match,
+            defaults=section.defaults,
+            patch=section.patch,
+            options=self._options,
+            now=datetime.now(UTC),
+            takes_objects=_takes_objects(self._traits),
+            report=self._report,
+        )
         rule = DatasourceRule(
             name=self._own(name),
             label=section.label or name,
@@ -306,13 +297,11 @@ class _Builder:
             options=self._entry,
             traits=self._traits,
             roles=Roles.read(section.roles, where=f"{self._where}.roles"),
-            defaults=defaults,
-            rules=tuple(found),
-            patch=patch,
+            defaults=written.defaults,
+            rules=written.rules,
+            patch=written.patch,
             coercion=self._options,
         )
-        self._check("defaults", rule, defaults)
-        self._check("patch", rule, {k: v for k, v in patch.items() if v is not None})
         if self._faults:
             raise ConfigurationError("\n".join(self._faults))
         return rule
@@ -322,54 +311,10 @@ class _Builder:
         self._names[name] += 1
         return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
 
-    def _named(self, part: str, written: Mapping[str, Any]) -> dict[str, Any]:
-        """The same under the keys' one name each, as in requests."""
-        named: dict[str, Any] = {}
-        for key, value in written.items():
-            try:
-                name = key_name(key)
-            except ValueError as exc:
-                self._faults.append(f"{self._where}.{part}: {exc}")
-                continue
-            if name in named:
-                self._faults.append(f"{self._where}.{part}: {name} is given more than once")
-            named[name] = value
-        return named
-
-    def _match(self, key: str, value: Any) -> rules.Rule | None:
-        place = f"{self._where}.match.{key}"
-        try:
-            return rules.read(key, value, self._options, now=self._now, where=place)
-        except ConfigurationError as exc:
-            self._faults.append(str(exc))
-            return None
-
-    def _check(self, part: str, rule: DatasourceRule, written: Mapping[str, Any]) -> None:
-        options = _permissive(self._options, written)
-        for key, value in written.items():
-            place = f"{self._where}.{part}.{key}"
-            try:
-                final = joined({key: coerce_key(key, value, options, now=self._now)})
-            except ValueError as exc:
-                self._faults.append(f"{place}: {shown(value)}: {exc}")
-                continue
-            if self._traits is not None:
-                self._faults.extend(f"{self._where}.{part}.{text}" for text in rule.unfit(final))
+    def _report(self, part: str, key: str, text: str) -> None:
+        self._faults.append(f"{self._where}.{place_text((part, key))}: {text}")
 
 
-def _permissive(options: CoercionOptions, written: Mapping[str, Any]) -> CoercionOptions:
-    """For what operators write: whether users may give lists and ranges does not matter there."""
-    return CoercionOptions(
-        allow_ranges=options.allow_ranges | written.keys(),
-        allow_lists=options.allow_lists | written.keys(),
-        number_allow_zero=options.number_allow_zero,
-    )
-
-
-def _unsafe(key: str, text: str) -> str | None:
-    """Why a text could be taken for more than the value of its key."""
-    if not _SAFE.fullmatch(text):
-        return f"{shown(text)} holds characters other than letters, digits, blanks and _.~+:*@%()/-"
-    if key not in PATHS and not all(part.strip() for part in text.split("/")):
-        return f"{shown(text)} holds an empty value between slashes"
-    return None
+def _takes_objects(traits: Traits | None) -> bool | None:
+    """See `language.written.read_written`."""
+    return None if traits is None or traits.takes_free_text else traits.takes_feature

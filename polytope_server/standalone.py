@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import IO, Any, Final
 
 from polytope_server.asgi_server import listen_patiently
 from polytope_server.config.files import ConfigFiles
-from polytope_server.config.loading import load
+from polytope_server.config.loading import BASE_VARIABLE, Loaded, load, system_file_of
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.lifecycle import PARENT_VARIABLE, Hangup, Stop
 from polytope_server.observability.health import ask
@@ -25,6 +26,7 @@ from polytope_server.reloading import Snapshot
 logger = logging.getLogger(__name__)
 
 PROCESSES: Final = ("frontend", "broker", "worker", "garbage-collector")
+PORT: Final = 5000
 REALM: Final = "local"
 USER: Final = "polytope"
 PASSWORD: Final = "password"  # noqa: S105 -- the name of the file
@@ -79,8 +81,11 @@ def configuration(data_dir: Path, *, port: int, password: str | None) -> dict[st
     return tree
 
 
-def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool) -> None:
+def run(files: Sequence[Path], *, data_dir: Path | None, port: int | None, strict: bool) -> None:
     """Start everything, say how to use it, and keep it running until SIGTERM or Ctrl-C.
+
+    Args:
+        port: whatever the files say; theirs, or `PORT`, if not given.
 
     Raises:
         ConfigurationError: it cannot start.
@@ -88,8 +93,8 @@ def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool
     stop = Stop()
     stop.on_signals()
     directory = (data_dir or default_data_dir(os.environ)).expanduser().absolute()
-    operators = _OperatorsFiles(files, Hangup(), directory, port=port)
-    server = Server(operators.tree(), files, data_dir=directory, strict=strict)
+    operators = _OperatorsFiles(files, Hangup(), directory)
+    server = Server(operators.tree(), files, data_dir=directory, strict=strict, port=port)
     server.start(stop)
     try:
         sys.stdout.write(f"polytope-server is ready at {server.url}\n")
@@ -102,10 +107,10 @@ def run(files: Sequence[Path], *, data_dir: Path | None, port: int, strict: bool
 class _OperatorsFiles:
     """What the operator says, and what we say because of it: a user of ours, if there are no others."""
 
-    def __init__(self, files: Sequence[Path], hangup: Hangup, data_dir: Path, *, port: int) -> None:
-        self._are_given = bool(files)
+    def __init__(self, files: Sequence[Path], hangup: Hangup, data_dir: Path) -> None:
+        self._are_named = bool(files)
         self._files, self._hangup = ConfigFiles(files, environ=os.environ), hangup
-        self._data_dir, self._port = data_dir, port
+        self._data_dir = data_dir
         self._password: str | None = None
         self._said: str | None = None
         self._due = 0.0
@@ -116,9 +121,11 @@ class _OperatorsFiles:
         Raises:
             ConfigurationError: they cannot be used.
         """
-        has_users = self._are_given and bool(self._files.load().config.authentication)
+        system_file = system_file_of(os.environ)
+        are_there = self._are_named or (system_file is not None and system_file.exists())
+        has_users = are_there and bool(self._files.load().config.authentication)
         self._password = None if has_users else password_of(self._data_dir)
-        return configuration(self._data_dir, port=self._port, password=self._password)
+        return configuration(self._data_dir, port=PORT, password=self._password)
 
     def say(self, url: str) -> None:
         """Tell of our user, if there is one and it was not told."""
@@ -153,9 +160,11 @@ class Server:
     """The processes of one data directory, started and watched over.
 
     Args:
-        tree: the configuration that we make, which *files* may override.
+        tree: the configuration that we make, which the system file and *files* may override.
         data_dir: made if it is not there, closed to others; used by one server at a time.
+        port: of the API, whatever tree and files say; theirs if not given.
         log: where the processes' log goes; standard error if not given.
+        environ: of the processes; says which system file there is.
     """
 
     def __init__(
@@ -165,9 +174,12 @@ class Server:
         *,
         data_dir: Path,
         strict: bool,
+        port: int | None = None,
         log: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._files, self._log, self._strict = files, log, strict
+        self._environ = environ
         self._arguments = ["--strict"] if strict else []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
@@ -176,12 +188,22 @@ class Server:
             self._held = hold(data_dir)
             self._file = data_dir / "standalone.yaml"
             _write_private(self._file, json.dumps(tree, indent=2))  # JSON is YAML
+            if port is not None:
+                typed = data_dir / "arguments.yaml"
+                _write_private(typed, json.dumps({"frontend": {"port": port}}))
+                self._files = [*files, typed]
         except OSError as exc:
             raise ConfigurationError(
                 f"--data-dir: {data_dir} cannot be used: {exc.strerror}"
             ) from exc
-        self._config = load([self._file, *files], strict=strict, environ=os.environ).config
-        _must_be_free(self._config.frontend.bind_to, self._config.frontend.port)
+        loaded = self._loaded(self._file)
+        self._config = loaded.config
+        written = loaded.origins["frontend.port"]
+        if port is not None:
+            written = "--port"
+        elif written.startswith(f"{self._file}:"):
+            written = ""
+        _must_be_free(self._config.frontend.bind_to, self._config.frontend.port, written=written)
 
     @property
     def url(self) -> str:
@@ -244,7 +266,7 @@ class Server:
         candidate = self._file.with_name("candidate.yaml")
         try:
             _write_private(candidate, json.dumps(tree, indent=2))
-            found = load([candidate, *self._files], strict=self._strict, environ=os.environ)
+            found = self._loaded(candidate)
             Snapshot.of(found.config)
             candidate.replace(self._file)
         except OSError as exc:
@@ -269,14 +291,22 @@ class Server:
                 process.wait()
         self._held.close()
 
+    def _loaded(self, base: Path) -> Loaded:
+        environ = {**self._environ, BASE_VARIABLE: str(base)}
+        return load(self._files, strict=self._strict, environ=environ)
+
     def _start(self, name: str) -> None:
-        files = [argument for file in (self._file, *self._files) for argument in ("-f", str(file))]
+        files = [argument for file in self._files for argument in ("-f", str(file))]
         self._started[name] = time.monotonic()
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(self._log.open("ab")) if self._log else None
             self._processes[name] = subprocess.Popen(  # noqa: S603 -- our own module, no shell
                 [sys.executable, "-m", "polytope_server", name, *files, *self._arguments],
-                env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env={
+                    **self._environ,
+                    BASE_VARIABLE: str(self._file),
+                    PARENT_VARIABLE: str(os.getpid()),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -330,10 +360,14 @@ def _is_ready(host: str, port: int) -> bool:
         return False
 
 
-def _must_be_free(host: str, port: int) -> None:
+def _must_be_free(host: str, port: int, *, written: str) -> None:
+    """Raises: ConfigurationError, which names where the port is *written*, if anybody wrote it."""
     try:
         listeners = listen_patiently(host, port)
     except ConfigurationError as exc:
-        raise ConfigurationError(f"--port: {exc}") from exc
+        if isinstance(exc.__cause__, socket.gaierror):
+            raise ConfigurationError(f"frontend.{exc}") from exc
+        text = f"{written}: {exc}" if written else f"{exc}; --port chooses another"
+        raise ConfigurationError(text) from exc
     for listener in listeners:
         listener.close()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from polytope_server.admin.operator import Operator
 from polytope_server.collection import Collection, collections_of
-from polytope_server.config.loading import SYSTEM_FILE, load
+from polytope_server.config.loading import BASE_VARIABLE, load, system_file_of
 from polytope_server.config.model import Config
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.queue import Queue, Topic
@@ -65,16 +65,17 @@ def configuration(files: Sequence[Path], data_dir: Path | None) -> Config:
     Raises:
         ConfigurationError: there is none, or it cannot be used.
     """
+    environ: Mapping[str, str] = os.environ
     if data_dir is not None:
         made = data_dir.expanduser() / "standalone.yaml"
         if not made.exists():
             raise ConfigurationError(
                 f"--data-dir: {made} cannot be found; no standalone server has run there"
             )
-        files = [made, *files]
-    elif not files and not SYSTEM_FILE.exists():
+        environ = {**environ, BASE_VARIABLE: str(made)}
+    elif not files and not ((system := system_file_of(environ)) and system.exists()):
         raise ConfigurationError(
             "name the configuration with -f FILE, or a standalone server's directory with "
             "--data-dir DIR"
         )
-    return load(files, strict=False, environ=os.environ).config
+    return load(files, strict=False, environ=environ).config

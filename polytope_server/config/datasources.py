@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from polytope_server.config.section import DatasourceSection, Size, Text
+from polytope_server.config.section import DatasourceSection, HomePath, Size, Text
 from polytope_server.request import Verb
 
 _SCHEMA = "a mapping whose `schema` is a path, the schema itself as text, or {inline: TEXT}"
@@ -80,7 +80,7 @@ class FdbConfig(DatasourceSection):
 
     fdb_config: Annotated[Mapping[str, Any], AfterValidator(_fdb)] = Field(repr=False)
     """What FDB itself is configured with; `config` is another name for it."""
-    fdb_home: Path = Path("/opt/fdb")
+    fdb_home: HomePath = Path("/opt/fdb")
     """What ``~fdb`` stands for in FDB's paths."""
     max_fields: int = Field(default=100_000, ge=1)
     """The most fields that one request may name."""

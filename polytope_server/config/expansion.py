@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from polytope_server.config.section import Place
+from polytope_server.config.section import Place, at_home
 from polytope_server.config.tree import Finding, Node
 
 MAX_REFERENCE_BYTES: Final = 64 * 1024
@@ -101,7 +101,7 @@ class Expansion:
 
     def _referenced(self, node: Node, place: Place) -> Node:
         # relative to the file that names it, wherever the process was started
-        path = Path(node.source.file).parent / str(node.value)
+        path = Path(node.source.file).parent / at_home(Path(str(node.value)))
         self.on_read(path)
         try:
             with path.open("rb") as stream:

@@ -54,6 +54,8 @@ def _lines(findings: Iterable[Finding]) -> Iterable[str]:
         match finding.place:
             case ("collections", _, "datasources", int(), *below) if below:
                 about: tuple[object, ...] = ("datasources", *below)
+            case ("datasources", _, "match" | "defaults" | "patch" as part, *below):
+                about = ("datasources", part, *below)
             case place:
                 about = place
         lines.setdefault((finding.text, finding.source, about), str(finding))

@@ -31,6 +31,18 @@ from polytope_server.config.tree import Finding, Node, leaves, merge
 from polytope_server.errors import ConfigurationError
 
 SYSTEM_FILE: Final = Path("/etc/polytope/config.yaml")
+SYSTEM_VARIABLE: Final = "POLYTOPE_SYSTEM_CONFIG"
+"""Of the environment: another file in place of `SYSTEM_FILE`, or none if it is empty."""
+BASE_VARIABLE: Final = "POLYTOPE_BASE_CONFIG"
+"""Of the environment of what `standalone` starts: the file that it brings, which all others go over."""
+
+
+def system_file_of(environ: Mapping[str, str], otherwise: Path | None = SYSTEM_FILE) -> Path | None:
+    """The file that goes before those that are named, if it is there; None if none is looked for."""
+    name = environ.get(SYSTEM_VARIABLE)
+    if name is None:
+        return otherwise
+    return Path(name) if name else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +71,7 @@ def load(
     """The configuration in *system_file*, if it is there, and then *files*, later over earlier.
 
     Args:
-        environ: what ``${NAME}`` is taken from.
+        environ: what ``${NAME}`` is taken from; and see `SYSTEM_VARIABLE` and `BASE_VARIABLE`.
         strict: refuse keys that nobody reads, instead of warning.
         system_file: None if there is none to be looked for.
         on_read: told of each file just before it is read, also of those that are not there.
@@ -72,18 +84,22 @@ def load(
     expansion = Expansion(
         environ, errors=findings.errors, warnings=findings.warnings, on_read=on_read
     )
-    tree = expansion.expand(merged(files, system_file=system_file, on_read=on_read))
+    base_file = Path(base) if (base := environ.get(BASE_VARIABLE)) else None
+    system_file = system_file_of(environ, system_file)
+    tree = expansion.expand(
+        merged(files, system_file=system_file, base_file=base_file, on_read=on_read)
+    )
 
     tree = with_new_names(tree, findings)
     tree = without_what_is_gone(tree, findings)
     warn_of_what_is_not_read(tree, findings)
     warn_of_other_types(tree, findings)
     tree = with_defaults(tree)
-    tree = with_resolved_collections(tree, findings)
+    tree, unused = with_resolved_collections(tree, findings)
 
     config, tree = checked(Config, tree, (), findings)
     tree = check_backends(tree, findings)
-    tree = check_datasources(tree, findings)
+    tree = check_datasources(tree, unused, findings)
     findings.raise_errors()
     if config is None:
         raise ConfigurationError("The configuration must be a mapping of sections.")
@@ -100,9 +116,10 @@ def merged(
     files: Sequence[Path | str],
     *,
     system_file: Path | None,
+    base_file: Path | None = None,
     on_read: Callable[[Path], object] = lambda _path: None,
 ) -> Node:
-    """All documents of all files, one upon the other, neither expanded nor checked.
+    """All documents of all files, one upon the other, neither expanded nor checked; *base_file* first.
 
     Raises:
         ConfigurationError: a file is missing or not readable, or there is none.
@@ -111,7 +128,7 @@ def merged(
     documents: list[Node] = []
     is_there = bool(files)
     named = [Path(name) for name in files]
-    for path in named if system_file is None else [system_file, *named]:
+    for path in filter(None, (base_file, system_file, *named)):
         on_read(path)
         try:
             documents.extend(read_file(path))

@@ -7,7 +7,6 @@ stands here as the default. Options of a back-end stay plain until that back-end
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -21,8 +20,18 @@ from pydantic import (
 )
 
 from polytope_server.config.identity import RealmSection
-from polytope_server.config.section import Duration, Roles, Secret, Section, Size, Text, Whole
+from polytope_server.config.section import (
+    Duration,
+    HomePath,
+    Roles,
+    Secret,
+    Section,
+    Size,
+    Text,
+    Whole,
+)
 from polytope_server.errors import ConfigurationError
+from polytope_server.language.options import CoercionOptions
 
 _ORIGIN = re.compile(r"\*|https?://[^\s/?#@]+", re.ASCII)
 _KIB: Final = 1024
@@ -211,7 +220,7 @@ class WorkerSection(Section):
     """Resident memory above which a slot's process is replaced after its request."""
     storage_retry: Duration = 300.0
     """How long a full staging is tried again before the request fails."""
-    tmp_dir: Path | None = None
+    tmp_dir: HomePath | None = None
     """For temporary files; the system's directory if left out."""
     environment: Annotated[Mapping[str, Text], AfterValidator(_environment)] = Field(
         default_factory=dict, repr=False
@@ -228,7 +237,7 @@ class GarbageCollectorSection(Section):
     age: Age = _DAY_S
     """Finished requests, and their results, that have not changed for so long are removed."""
     threshold: SomeSize = 10 * _GIB
-    """When results take more than this, the oldest go, with their requests."""
+    """When results take more than this, the oldest go, with their requests; uploads do not count."""
     metric_age: Unread = None
     dangling_age: Age = _HOUR_S
     """Of an object that belongs to no request, before it is removed."""
@@ -280,6 +289,14 @@ class CoercionSection(Section):
     """Keys for which ``a/b/c`` is a list."""
     number_allow_zero: bool = False
     """Whether ensemble number 0 exists."""
+
+    def options(self) -> CoercionOptions:
+        """The same as the language takes it."""
+        return CoercionOptions(
+            allow_ranges=frozenset(self.allow_ranges),
+            allow_lists=frozenset(self.allow_lists),
+            number_allow_zero=self.number_allow_zero,
+        )
 
 
 class LimitsSection(Section):

@@ -11,6 +11,7 @@ PARENTS = "parents"
 NAME = "name"
 MATCH = "match"
 PATCH = "patch"
+ROLES = "roles"
 
 
 class _Circle(ConfigurationError):
@@ -51,6 +52,16 @@ class Datasources:
                 circles.add(exc.members)
             except _NoNames as exc:
                 yield (name, PARENTS), str(exc)
+
+    @property
+    def inherited(self) -> frozenset[str]:
+        """Names of those that others inherit from, or would, if they were there."""
+        return frozenset(
+            str(parent.value)
+            for entry in self.entries.values()
+            if (parents := entry.children.get(PARENTS)) is not None
+            for parent in (parents.items or (parents,))
+        )
 
     def lineage(self, name: str) -> Sequence[str]:
         """All ancestors of a datasource and itself: ancestors first, each once, parents in their order.
@@ -118,6 +129,22 @@ def needless_nulls(resolved: Node) -> Iterator[str]:
     for key, rule in match.children.items() if match else ():
         if rule.value is None and not rule.replaces:
             yield key
+
+
+def needless_below(node: Node | None) -> Iterator[Place]:
+    """Places, below a mapping, of nulls that take nothing away."""
+    for key, item in node.children.items() if node else ():
+        if item.value is None and not item.replaces:
+            yield (key,)
+        for inner in needless_below(item):
+            yield (key, *inner)
+
+
+def opens_by_null(resolved: Node) -> bool:
+    """Whether all realms of a datasource's roles were taken away one by one: everybody would get in."""
+    roles = resolved.children.get(ROLES)
+    realms = roles.children.values() if roles else ()
+    return bool(realms) and all(realm.value is None for realm in realms)
 
 
 def settled(entry: Node) -> Node:

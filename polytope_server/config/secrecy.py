@@ -11,6 +11,39 @@ NAMES_OF_SECRETS: Final = (
 )
 """A pattern, for any case: what names of secrets have in them."""
 
+PLAIN_NAMES: Final = frozenset(
+    {
+        "bind_to",
+        "bucket",
+        "cert_url",
+        "collection",
+        "command",
+        "database",
+        "db",
+        "host",
+        "iam_realm",
+        "iam_url",
+        "keep_alive_interval",
+        "keycloak_realm",
+        "log_level",
+        "max_threads",
+        "name",
+        "path",
+        "port",
+        "region",
+        "root_dir",
+        "search_base",
+        "skip_tls",
+        "timeout",
+        "tmp_dir",
+        "type",
+        "uri",
+        "url",
+        "use_ssl",
+    }
+)
+"""Keys of back-ends that are not there yet, whose values are known to be no secrets."""
+
 _NAME: Final = re.compile(
     rf"{NAMES_OF_SECRETS}|(?<![a-z])(?:keys?|pwd|pass|auth|jwt|bearer|cookie)(?![a-z])",
     re.IGNORECASE,

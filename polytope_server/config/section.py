@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Self
 
@@ -112,15 +113,27 @@ def _plain_text(value: Any) -> str:
 
 def _role_names(value: Any) -> tuple[str, ...]:
     names = value if isinstance(value, list | tuple) else (value,)
-    if not all(isinstance(name, str | int) and not isinstance(name, bool) for name in names):
+    if not all(_is_role(name) for name in names):
         raise ValueError("a role, a list of roles, or a mapping of realms to roles")
     return tuple(str(name) for name in names)
+
+
+def _is_role(name: Any) -> bool:
+    return isinstance(name, str | int) and not isinstance(name, bool) and name != ""
 
 
 def _roles(value: Any) -> Mapping[str, tuple[str, ...]] | tuple[str, ...]:
     if isinstance(value, Mapping):
         return {str(k): _role_names(v) for k, v in value.items()}
     return _role_names(value)
+
+
+def at_home(path: Path) -> Path:
+    """With a home directory in place of a ``~`` that it begins with."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody knows whose; in a file such a ~ stays as well
+        return path
 
 
 Duration = Annotated[
@@ -145,6 +158,8 @@ Text = Annotated[
     WithJsonSchema({"type": ["string", "number", "boolean"]}),
 ]
 """Text; what YAML takes for a number or a truth value is text again."""
+HomePath = Annotated[Path, AfterValidator(at_home)]
+"""A path; a ``~`` that it begins with is a home directory, also if it came out of a variable."""
 Roles = Annotated[
     Mapping[str, tuple[str, ...]] | tuple[str, ...],
     PlainValidator(_roles),
@@ -317,7 +332,8 @@ _SHAPES: Final[Mapping[str, str]] = MappingProxyType(
 """What should have been there, by pydantic's name of the fault; the names in braces are of limits."""
 
 
-def _is_rule(value: Any) -> bool:
+def is_rule(value: Any) -> bool:
+    """Whether it has the shape of a rule: a value, or a list of values."""
     plain = str | int | float | bool
     return isinstance(value, plain) or (
         isinstance(value, list | tuple) and all(isinstance(item, plain) for item in value)
@@ -326,7 +342,7 @@ def _is_rule(value: Any) -> bool:
 
 def _rules(value: Mapping[str, Any]) -> Mapping[str, Any]:
     for key, rule in value.items():
-        if not _is_rule(rule):
+        if not is_rule(rule):
             raise ValueError(
                 f"a mapping of keys to a value or a list of values; {place_text((key,))!r} is neither"
             )

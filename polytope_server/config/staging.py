@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from polytope_server.config.section import Duration, Secret, Section, Size, Text, Whole
+from polytope_server.config.section import Duration, HomePath, Secret, Section, Size, Text, Whole
 
 _MIB: Final = 1 << 20
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
@@ -55,7 +55,7 @@ def _is_host(host: str) -> bool:
 class LocalStagingSection(Section):
     """``staging.local``"""
 
-    root_dir: Path
+    root_dir: HomePath
     """Where the objects lie; made, closed to others, if it is not there."""
 
 
@@ -73,7 +73,7 @@ class ObjectStoreSection(Section):
     """How long the store may take to answer, or to come back while something is uploaded."""
     bind_to: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1)] = "127.0.0.1"
     """Where the store listens."""
-    root_dir: Path = Path("/data")
+    root_dir: HomePath = Path("/data")
     """Where the store keeps the objects."""
     threads: Annotated[Whole, Field(ge=1, le=1000)] = 16
     """Of the store's process, for its disk."""

@@ -158,17 +158,32 @@ def _size_of_all(fdb: Any, fields: Fields) -> int:
 
 
 def _found(fdb: Any, fields: Fields) -> tuple[int, int]:
-    """How many of these fields the archive would deliver, and their bytes."""
+    """How many of these fields the archive would deliver, and their bytes.
+
+    Raises:
+        DatasourceFailed: the request has a key that the fields do not have.
+    """
     steps = {canonical("step", step) for step in fields.values.get("step", ())}
     has_periods = any("-" in step for step in steps)
     count = size_bytes = 0
     for element in _elements(fdb.inspect, fields):
+        key = element.combined_key()
+        _check_keys(fields, key)
         # in place of a period that it does not hold FDB delivers the step where that begins
-        if has_periods and canonical("step", element.combined_key().get("step", "")) not in steps:
+        if has_periods and canonical("step", key.get("step", "")) not in steps:
             continue
         count += 1
         size_bytes += element.length()
     return count, size_bytes
+
+
+def _check_keys(fields: Fields, found: Mapping[str, str]) -> None:
+    """FDB says nothing of keys that are not in its schema, and delivers as if they had not been given."""
+    for key in fields.values:
+        if key not in found:
+            full = next((name for name in found if name.startswith(key)), None)
+            advice = f"write {full} in full" if full else "leave it out"
+            raise DatasourceFailed(f"The fields have no {key}; {advice}.")
 
 
 def _elements(
@@ -324,9 +339,22 @@ _SENTENCES: Final = tuple(
             r"Key \[(\w+)\] not acceptable",
             "{0} does not go together with the other keys, such as type, stream and levtype.",
         ),
-        (r"name=(\w+)\]: cannot expand '([\w.:+-]*)'", "{0} has no value {1} that is known."),
+        # a type may be made of others, which then stand in its brackets
         (
-            r"(?:Bad value|Bad parameter): ",
+            r"\[name=(\w+)[^']*\]: cannot expand '([\w.:+-]*)'",
+            "{0} has no value {1} that is known.",
+        ),
+        (
+            r"Ambiguous value '([\w.:+-]*)' could be",
+            "The archive does not know what {0} is short for; write it in full.",
+        ),
+        (
+            r"missing Key \[(\w+)\] - required with context: Context\[Include\[key=(\w+)",
+            "With this {1} the archive wants {0} as well; leave out {1}, or give both.",
+        ),
+        (r"missing Key \[(\w+)\]", "{0} is missing; the archive wants it with the other keys."),
+        (
+            r"(?:Bad value|Bad parameter|Assertion failed: value\b)",
             "The archive does not understand a value of the request; compare its dates, times, "
             "steps, levels and numbers with fields that are there.",
         ),

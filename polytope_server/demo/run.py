@@ -1,6 +1,7 @@
 """``make demo``: a small real FDB, a server on it, and a walk through what users do."""
 
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from typing import Final
 
 from rich.console import Console
 
+from polytope_server.config.loading import SYSTEM_VARIABLE
 from polytope_server.demo.configuration import DEBUG, FORECASTS, demo_configuration
 from polytope_server.demo.sample import make_fdb
 from polytope_server.demo.walk import walk
@@ -38,7 +40,8 @@ def run(*, once: bool, port: int) -> None:
         tree |= demo_configuration(fdb_config, username=USER, password=password)
         tree["logging"] = {"mode": "json", "level": "INFO"}
         log = directory / "server.log"
-        server = Server(tree, [], data_dir=data_dir, strict=True, log=log)
+        environ = {**os.environ, SYSTEM_VARIABLE: ""}  # what others configured is not the demo's
+        server = Server(tree, [], data_dir=data_dir, strict=True, log=log, environ=environ)
         try:
             console.print("Starting frontend, broker, worker and garbage collector...")
             server.start(stop)

@@ -27,6 +27,7 @@ class Links:
             request.result.name,
             download_name=download_name(request),
             media_type=request.result.media_type,
+            sha256=request.result.sha256,
             expires_s=self._expiry_s,
         )
         if url is not None:

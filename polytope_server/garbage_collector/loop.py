@@ -97,22 +97,19 @@ class Collector:
         report = Report()
         self._settings = self._latest_settings.value
         before = self._store.now() - self._settings.age
-        old_bytes = self._old_requests(report, before, stop, dry_run=dry_run)
+        self._old_requests(report, before, stop, dry_run=dry_run)
         self._stale_uploads(report, stop, dry_run=dry_run)
-        total_bytes = self._objects(report, before, stop, dry_run=dry_run)
-        if dry_run:
-            total_bytes -= old_bytes  # they are still there
+        self._objects(report, before, stop, dry_run=dry_run)
         if not stop.requested:
-            self._surplus(report, total_bytes, before, stop, dry_run=dry_run)
+            self._surplus(report, before, stop, dry_run=dry_run)
         if not stop.requested and not dry_run:
             self._staging.remove_stale_uploads(age_s=self._settings.dangling_age)
         return report
 
     # --- requests
 
-    def _old_requests(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> int:
-        """Remove requests that finished before then; how many bytes their data had."""
-        size_bytes = 0
+    def _old_requests(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> None:
+        """Remove requests that finished before then."""
         after = ""
         while not stop.requested:
             ids = self._store.finished_before(before, after=after, limit=_PAGE)
@@ -121,9 +118,9 @@ class Collector:
             after = ids[-1]
             for gone in self._forget(ids, not_after=before, dry_run=dry_run):
                 report.old += 1
-                size_bytes += self._remove_data(gone, why="finished and old", dry_run=dry_run)
-        report.size_bytes += size_bytes
-        return size_bytes
+                report.size_bytes += self._remove_data(
+                    gone, why="finished and old", dry_run=dry_run
+                )
 
     def _forget(
         self, ids: Sequence[str], *, not_after: float, dry_run: bool
@@ -168,9 +165,9 @@ class Collector:
                     )
                     self._queue.hint(Topic.CHANGED, failed.id)
 
-    def _surplus(
-        self, report: Report, total_bytes: int, before: float, stop: Stop, *, dry_run: bool
-    ) -> None:
+    def _surplus(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> None:
+        # only what can go is measured: no result goes in vain for uploads that wait, or are dangling
+        total_bytes = sum(staged.size_bytes for staged in self._results(before))
         too_much = surplus(
             self._results(before), total_bytes=total_bytes, limit_bytes=self._settings.threshold
         )
@@ -190,9 +187,8 @@ class Collector:
 
     # --- objects
 
-    def _objects(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> int:
-        """Remove objects that nobody needs; how many bytes all the others of ours take."""
-        total_bytes = 0
+    def _objects(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> None:
+        """Remove objects that nobody needs."""
         now = self._store.now()
         after = ""
         while not stop.requested:
@@ -200,15 +196,12 @@ class Collector:
             if not page:
                 break
             after = page[-1].name
-            known = list(ours(page))
-            total_bytes += sum(each.object.size_bytes for each in known)
-            candidates = list(old_enough(known, now=now, age_s=self._settings.dangling_age))
+            candidates = list(old_enough(ours(page), now=now, age_s=self._settings.dangling_age))
             for each, request in self._expendable(candidates):
                 if dry_run and request is not None and request.modified_at < before:
                     continue  # counted with its request
                 if not dry_run and not self._may_go(request):
                     continue  # it was started over, and will read its data again
-                total_bytes -= each.object.size_bytes
                 report.size_bytes += each.object.size_bytes
                 if request is None:
                     report.dangling += 1
@@ -216,7 +209,6 @@ class Collector:
                 else:
                     report.inputs += 1
                     self._remove_object(each.object, "its request is finished", dry_run=dry_run)
-        return total_bytes
 
     def _may_go(self, request: Request | None) -> bool:
         """Whether the upload of what was a finished request is its own no more, from now on."""

@@ -55,4 +55,8 @@ def abbreviated(key: str, *, full: frozenset[str]) -> str | None:
     """The key of *full* that this one may be short for: MARS completes names of keys."""
     if key in full or key in _COMPLETE:
         return None
-    return next((name for name in sorted(full) if name.startswith(key)), None)
+    for name in sorted(full):
+        others = (alias for alias, meant in ALIASES.items() if meant == name)
+        if any(spelling.startswith(key) for spelling in (name, *others)):
+            return name
+    return None

@@ -1,7 +1,7 @@
 """What operators choose about coercion."""
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 RANGES: Final = frozenset({"number", "step", "date", "time"})
 LISTS: Final = frozenset(
@@ -21,6 +21,14 @@ class CoercionOptions:
     allow_ranges: frozenset[str] = RANGES
     allow_lists: frozenset[str] = LISTS
     number_allow_zero: bool = False
+
+    def for_operators(self, *keys: str) -> Self:
+        """The same for what operators write: whether users may give lists and ranges is no question there."""
+        return replace(
+            self,
+            allow_ranges=self.allow_ranges | set(keys),
+            allow_lists=self.allow_lists | set(keys),
+        )
 
     def takes_list(self, key: str) -> bool:
         return key in self.allow_lists or key not in LISTS

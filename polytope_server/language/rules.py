@@ -129,7 +129,7 @@ def read(key: str, value: Any, options: CoercionOptions, *, now: datetime, where
     spans: list[Range] = []
     for item in items:
         try:
-            canonical = coerce_key(key, item, _as_operator(key, options), now=now)
+            canonical = coerce_key(key, item, options.for_operators(key), now=now)
         except ValueError as exc:
             raise ConfigurationError(f"{where}: {shown(item)}: {exc}") from exc
         if isinstance(canonical, Mapping):
@@ -144,12 +144,3 @@ def read(key: str, value: Any, options: CoercionOptions, *, now: datetime, where
             else:
                 same.update(span.values())
     return Among(key=key, texts=tuple(texts), same=frozenset(same), spans=tuple(spans))
-
-
-def _as_operator(key: str, options: CoercionOptions) -> CoercionOptions:
-    """Lists and ranges are no question of permission in a rule."""
-    return CoercionOptions(
-        allow_ranges=options.allow_ranges | {key},
-        allow_lists=options.allow_lists | {key},
-        number_allow_zero=options.number_allow_zero,
-    )

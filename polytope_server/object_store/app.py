@@ -46,13 +46,14 @@ from polytope_server.object_store.bodies import Chunks, Disk, receive
 from polytope_server.object_store.uploads import PartedUploads
 from polytope_server.observability.health import AWAY, OK
 from polytope_server.signatures import SignedLinks
-from polytope_server.staging import checked_name
+from polytope_server.staging import checked_name, repr_digest
 from polytope_server.staging.local import LocalReader, LocalStaging
 from polytope_server.staging.wire import (
     DOWNLOAD_NAME,
     MEDIA_TYPE,
     MODIFIED_AT,
     PART_BYTES,
+    SHA256,
     signing_key,
 )
 
@@ -205,7 +206,7 @@ class Objects:
 
     async def on_get(self, req: Request, resp: Response, name: str) -> None:
         reader = await self._disk.run(self._staging.open, name)
-        size, etag = reader.status.st_size, _etag(reader)
+        size, etag = reader.status.st_size, _etag(req, reader)
         try:
             wanted = parse_range(
                 req.get_header("Range"), size, if_range=req.get_header("If-Range"), etag=etag
@@ -285,11 +286,16 @@ def _describe(req: Request, resp: Response, reader: LocalReader, etag: str) -> N
         resp.set_header("Content-Disposition", f'attachment; filename="{download_name}"')
     resp.set_header("Accept-Ranges", "bytes")
     resp.set_header("ETag", etag)
+    if sha256 := link.get(SHA256):
+        resp.set_header("Repr-Digest", repr_digest(sha256))
     resp.set_header("Last-Modified", formatdate(reader.status.st_mtime, usegmt=True))
     resp.set_header(MODIFIED_AT, repr(reader.status.st_mtime))
 
 
-def _etag(reader: LocalReader) -> str:
+def _etag(req: Request, reader: LocalReader) -> str:
+    """Of the data if the link tells their digest, else of the file, which nothing else is like."""
+    if sha256 := req.context.link.get(SHA256):
+        return f'"{sha256}"'
     status = reader.status
     return f'"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
 

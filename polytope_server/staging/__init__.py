@@ -1,5 +1,6 @@
 """Where results and uploaded data lie between a worker and a client."""
 
+import base64
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,11 @@ def checked_name(name: str) -> str:
             ". _ - and no dot first"
         )
     return name
+
+
+def repr_digest(sha256: str) -> str:
+    """The header ``Repr-Digest`` (RFC 9530) of an object with this digest, given in hexadecimal."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +95,14 @@ class Staging(Protocol):
     def remove_stale_uploads(self, *, age_s: float) -> int:
         """Remove what killed writers have left of uploads begun so long ago; returns how many."""
 
-    def url(self, name: str, *, download_name: str, media_type: str, expires_s: int) -> str | None:
-        """A link that needs no credentials, or None: then the frontend serves the object itself."""
+    def url(
+        self, name: str, *, download_name: str, media_type: str, sha256: str, expires_s: int
+    ) -> str | None:
+        """A link that needs no credentials, or None: then the frontend serves the object itself.
+
+        Args:
+            sha256: of the object, in hexadecimal; goes out as `repr_digest` where the storage can do that.
+        """
 
     def free_bytes(self) -> int | None:
         """Room left, or None where nobody can tell."""

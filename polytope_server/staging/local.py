@@ -152,7 +152,9 @@ class LocalStaging:
                         removed += 1
         return removed
 
-    def url(self, name: str, *, download_name: str, media_type: str, expires_s: int) -> None:
+    def url(
+        self, name: str, *, download_name: str, media_type: str, sha256: str, expires_s: int
+    ) -> None:
         """None, always: the frontend serves what is here."""
 
     def device(self) -> int:

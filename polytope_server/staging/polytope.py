@@ -28,6 +28,7 @@ from polytope_server.staging.wire import (
     MODIFIED_AT,
     PART_BYTES,
     RESERVED,
+    SHA256,
     signing_key,
 )
 
@@ -115,13 +116,15 @@ class ObjectStoreStaging:
     def remove_stale_uploads(self, *, age_s: float) -> int:
         return int(self.json("DELETE", "uploads/stale", params={"age": age_s})["removed"])
 
-    def url(self, name: str, *, download_name: str, media_type: str, expires_s: int) -> str | None:
+    def url(
+        self, name: str, *, download_name: str, media_type: str, sha256: str, expires_s: int
+    ) -> str | None:
         if self._url is None:
             return None
         query = self._links.query(
             name,
             expires_at=int(time.time()) + expires_s,
-            extra={DOWNLOAD_NAME: download_name, MEDIA_TYPE: media_type},
+            extra={DOWNLOAD_NAME: download_name, MEDIA_TYPE: media_type, SHA256: sha256},
         )
         return f"{self._url}/{quote(_checked(name))}?{query}"
 

@@ -13,6 +13,8 @@ DOWNLOAD_NAME: Final = "name"
 """Parameter of a signed link: what the client's file is to be called."""
 MEDIA_TYPE: Final = "type"
 """Parameter of a signed link: the object's Content-Type."""
+SHA256: Final = "sha256"
+"""Parameter of a signed link: the object's digest, in hexadecimal."""
 RESERVED: Final = frozenset({"healthz", "readyz"})
 """Names of the store's own pages, which no object can have."""
 

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from typing import Final
 
 import pytest
+import requests
 
 from polytope_server.errors import BackendUnavailable, ObjectNotFound
-from polytope_server.staging import CHUNK_BYTES, Staging, StoredObject
+from polytope_server.staging import CHUNK_BYTES, Staging, StoredObject, repr_digest
 
 MEDIA_TYPE: Final = "application/octet-stream"
 HOSTILE_NAMES: Final = (
@@ -327,6 +328,30 @@ class StagingContract:
                 upload.commit()
         assert [each.name for each in staging.list("")] == ["kept"]
         assert get(staging, "kept") == b"kept"
+
+    def test_a_link_is_enough_and_says_what_clients_go_by(self, staging: Staging) -> None:
+        data = b"GRIB7777"
+        put(staging, "id-1.grib", data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        link = staging.url(
+            "id-1.grib",
+            download_name="id.grib",
+            media_type=MEDIA_TYPE,
+            sha256=sha256,
+            expires_s=60,
+        )
+        if link is None:  # the frontend serves it
+            return
+        for method, content in (("GET", data), ("HEAD", b"")):
+            answer = requests.request(method, link, timeout=10)
+            assert (answer.status_code, answer.content) == (200, content)
+            assert answer.headers["Content-Type"] == MEDIA_TYPE
+            assert answer.headers["Content-Length"] == "8"
+            assert answer.headers["Content-Disposition"] == 'attachment; filename="id.grib"'
+            # not every storage can say it
+            assert answer.headers.get("Repr-Digest") in (None, repr_digest(sha256))
+        part = requests.get(link, headers={"Range": "bytes=4-5"}, timeout=10)
+        assert (part.status_code, part.content) == (206, b"77")
 
     def test_the_room_left_is_a_number_or_unknown(self, staging: Staging) -> None:
         free = staging.free_bytes()

@@ -14,6 +14,7 @@ from typing import Any
 import requests
 
 REALM = "test"
+APIKEY = "joes-key-of-an-archive-6fd"
 USERS = {"joe": "pa:ss-joe-9c1", "ann": "ann-secret-77f", "eve": "eve-secret-31b"}
 PROCESSES = ("frontend", "broker", "worker", "garbage-collector")
 SIGNING_KEY = "signing-key-for-tests-5d2"
@@ -86,7 +87,10 @@ def configuration(directory: Path, port: int) -> dict[str, Any]:
                 "authenticators": {
                     "local": {
                         "type": "plain",
-                        "users": [{"uid": u, "password": p} for u, p in USERS.items()],
+                        "users": [
+                            {"uid": u, "password": p, "attributes": {"ecmwf-apikey": APIKEY}}
+                            for u, p in USERS.items()
+                        ],
                     }
                 },
                 "authorizers": {"local": {"type": "plain", "roles": {"staff": ["ann"]}}},

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 from deployment import REALM, USERS, Deployment, until
+from polytope import api
 
 from polytope_server.demo.run import examples
 from polytope_server.demo.sample import DATES, Encoder, Field, make_fdb
 from polytope_server.demo.walk import decoded
 
-api = pytest.importorskip("polytope.api", reason="polytope-client is not installed")
 FIELD = Field(param="2t", date=DATES[0])
 
 
@@ -60,11 +60,13 @@ def fields(file: Path) -> list[Field]:
     return [one.field for one in found]
 
 
+@pytest.mark.conformance(42)
 def test_42_retrieve_at_once(client: Any, home: Path) -> None:
     client.retrieve("weather", FIELD.keys(), output_file="out.grib")
     assert fields(home / "out.grib") == [FIELD]
 
 
+@pytest.mark.conformance(42)
 def test_42_retrieve_later(client: Any, home: Path) -> None:
     (result,) = [client.retrieve("weather", FIELD.keys(), asynchronous=True)]
     result = result[0] if isinstance(result, list) else result
@@ -73,6 +75,7 @@ def test_42_retrieve_later(client: Any, home: Path) -> None:
     assert fields(home / "later.grib") == [FIELD]
 
 
+@pytest.mark.conformance(42)
 def test_42_pointer(client: Any) -> None:
     pointer = client.retrieve("weather", FIELD.keys(), pointer=True)
     pointer = pointer[0] if isinstance(pointer, list) else pointer
@@ -81,12 +84,14 @@ def test_42_pointer(client: Any) -> None:
     assert pointer["location"].startswith("http")
 
 
+@pytest.mark.conformance(42)
 def test_42_two_requests(client: Any, home: Path) -> None:
     two = [FIELD.keys(), FIELD.keys() | {"step": "6"}]
     client.retrieve("weather", two, output_file="two.grib")
     assert {field.step for field in fields(home / "two.grib")} == {0, 6}
 
 
+@pytest.mark.conformance(42)
 def test_42_request_from_a_file(client: Any, home: Path) -> None:
     request = home / "request.yaml"
     request.write_text(yaml.safe_dump(FIELD.keys()))
@@ -94,6 +99,7 @@ def test_42_request_from_a_file(client: Any, home: Path) -> None:
     assert fields(home / "file.grib") == [FIELD]
 
 
+@pytest.mark.conformance(42)
 def test_42_lists_and_descriptions(client: Any) -> None:
     assert "weather" in client.list_collections()
     client.ping()
@@ -104,6 +110,7 @@ def test_42_lists_and_descriptions(client: Any) -> None:
     assert client.describe_request(listed[0])["id"] == listed[0]
 
 
+@pytest.mark.conformance(42)
 def test_42_revoke(client: Any, weather: Deployment) -> None:
     request_id = weather.submit("x: 1", collection="hanging")
     client.revoke(request_id)
@@ -113,6 +120,7 @@ def test_42_revoke(client: Any, weather: Deployment) -> None:
     assert [weather.poll(i).status_code for i in ids] == [404, 404]
 
 
+@pytest.mark.conformance(42)
 def test_42_archive_from_a_file(client: Any, home: Path) -> None:
     field = Field(param="t", date=DATES[0], step=36, level=500)
     with Encoder() as encoder:
@@ -123,6 +131,7 @@ def test_42_archive_from_a_file(client: Any, home: Path) -> None:
     assert (home / "back.grib").read_bytes() == (home / "new.grib").read_bytes()
 
 
+@pytest.mark.conformance(42)
 def test_42_a_refusal_is_told(client: Any) -> None:
     with pytest.raises(Exception, match="No datasource takes this request"):
         client.retrieve("weather", FIELD.keys() | {"feature": {"type": "timeseries"}})
@@ -143,6 +152,7 @@ def run_cli(weather: Deployment, home: Path, *arguments: str, password: str) -> 
     return subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.conformance(42)
 def test_42_the_command_line(weather: Deployment, home: Path) -> None:
     good = run_cli(weather, home, "list", "collections", password=USERS["joe"])
     assert good.returncode == 0, good.stderr
@@ -181,13 +191,15 @@ def test_the_commands_that_the_demo_prints_work_as_they_are(
     assert "hello" in printed[3]
 
 
+@pytest.mark.conformance(43)
 @pytest.mark.parametrize("stream", [True, False])
 def test_43_earthkit(
     weather: Deployment, home: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    earthkit = pytest.importorskip("earthkit.data", reason="earthkit-data is not installed")
+    from earthkit.data import from_source  # makes itself a home of its own
+
     monkeypatch.setenv("POLYTOPE_CONFIG_PATH", str(home))
-    data = earthkit.from_source(
+    data = from_source(
         "polytope",
         "weather",
         FIELD.keys() | {"step": "0/6"},

@@ -1,5 +1,6 @@
 """A deployment whose staging is the object store: a process of its own, which may be killed as well."""
 
+import base64
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,12 @@ def test_results_are_delivered_whole(stored: Deployment) -> None:
     assert response.headers["Content-Type"] == "application/x-grib"
     assert response.headers["Content-Length"] == "9000000"
     assert response.headers["Content-Disposition"] == f'attachment; filename="{request_id}.grib"'
-    part = requests.get(link, headers={"Range": "bytes=8999990-"}, timeout=60)
+    digest = hashlib.sha256(response.content)
+    assert response.headers["ETag"] == f'"{digest.hexdigest()}"'
+    wanted = f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
+    assert response.headers["Repr-Digest"] == wanted
+    headers = {"Range": "bytes=8999990-", "If-Range": response.headers["ETag"]}
+    part = requests.get(link, headers=headers, timeout=60)
     assert (part.status_code, part.content) == (206, b"x" * 10)
     assert requests.head(link, timeout=60).headers["Content-Length"] == "9000000"
     stored.call("DELETE", f"/requests/{request_id}")

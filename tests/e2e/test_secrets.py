@@ -8,14 +8,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
-from deployment import SIGNING_KEY, USERS, Deployment, until
+from deployment import APIKEY, SIGNING_KEY, USERS, Deployment, until
 
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployment, set[str], dict[str, str]]:
     """A deployment that was used in all kinds of ways, with the secrets that took, and its log."""
     directory = tmp_path_factory.mktemp("secrets")
-    secrets = {*USERS.values(), SIGNING_KEY}
+    secrets = {*USERS.values(), SIGNING_KEY, APIKEY}
     owners: dict[str, str] = {}
     with Deployment(directory, changes={"logging": {"level": "DEBUG"}}) as server:
         for user, password in USERS.items():
@@ -92,7 +92,7 @@ def test_a_slot_tells_them_too(used: tuple[Deployment, set[str], dict[str, str]]
     assert all(owners.get(line["request_id"], line["user"]) == line["user"] for line in slot)
 
 
-def test_nothing_that_is_stored_holds_a_password(
+def test_nothing_that_is_stored_holds_a_password_or_a_key(
     used: tuple[Deployment, set[str], dict[str, str]],
 ) -> None:
     server, _, _ = used
@@ -100,3 +100,4 @@ def test_nothing_that_is_stored_holds_a_password(
         if file.is_file():
             data = file.read_bytes()
             assert not [p for p in USERS.values() if p.encode() in data], file
+            assert APIKEY.encode() not in data, file

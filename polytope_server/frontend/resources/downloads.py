@@ -1,6 +1,5 @@
 """Results, to whoever has a link or owns the request."""
 
-import base64
 from collections.abc import AsyncIterator, Iterator
 
 import falcon
@@ -17,7 +16,7 @@ from polytope_server.frontend.threads import Threads
 from polytope_server.http_ranges import Range, RangeNotSatisfiable, parse_range
 from polytope_server.observability.context import bind_context
 from polytope_server.request import DataObject, Request, Status, download_name
-from polytope_server.staging import Staging
+from polytope_server.staging import Staging, repr_digest
 
 
 class Downloads:
@@ -77,8 +76,7 @@ class Downloads:
         resp.set_header("Content-Disposition", f'attachment; filename="{download_name(request)}"')
         resp.set_header("Accept-Ranges", "bytes")
         resp.set_header("ETag", etag)
-        digest = base64.b64encode(bytes.fromhex(data.sha256)).decode()
-        resp.set_header("Repr-Digest", f"sha-256=:{digest}:")
+        resp.set_header("Repr-Digest", repr_digest(data.sha256))
         try:
             wanted = parse_range(
                 req.get_header("Range"),

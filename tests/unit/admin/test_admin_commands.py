@@ -364,9 +364,15 @@ def test_a_broken_configuration_or_store_ends_in_one_line(run: CommandLine, tmp_
 
 
 def test_the_directory_of_a_standalone_server_is_enough(
-    run: CommandLine, some: dict[str, Request], tmp_path: Path
+    run: CommandLine, some: dict[str, Request], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run.file.rename(tmp_path / "standalone.yaml")
+    made = json.loads(run.file.read_text())
+    system = tmp_path / "system.yaml"
+    monkeypatch.setenv("POLYTOPE_SYSTEM_CONFIG", str(system))
+    # as for the server's own processes, the system's file goes over what it has made
+    system.write_text(json.dumps({"request_store": made["request_store"]}))
+    made["request_store"] = {"sqlite": {"path": str(tmp_path / "nowhere" / "x")}}
+    (tmp_path / "standalone.yaml").write_text(json.dumps(made))
     result = CliRunner().invoke(admin_app, ["list", "--data-dir", str(tmp_path), "--json"])
     assert len(result.stdout.splitlines()) == len(some)
     result = CliRunner().invoke(admin_app, ["list", "--data-dir", str(tmp_path / "typo")])
@@ -378,7 +384,7 @@ def test_the_directory_of_a_standalone_server_is_enough(
 def test_without_a_configuration_it_says_how_to_name_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("polytope_server.admin.deployment.SYSTEM_FILE", tmp_path / "none")
+    monkeypatch.setenv("POLYTOPE_SYSTEM_CONFIG", str(tmp_path / "none"))
     result = CliRunner().invoke(admin_app, ["list"])
     assert result.exit_code == 78
     assert "-f FILE" in result.stderr

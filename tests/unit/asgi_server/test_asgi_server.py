@@ -356,21 +356,41 @@ def test_at_the_limit_of_working_connections_new_ones_wait_their_turn(
     assert answers == [200] * 10
 
 
+@pytest.mark.parametrize(
+    ("request_", "status", "text"),
+    [
+        (b"\x16\x03\x01\x02\x00 hello\r\n\r\n", 400, "not a well-formed HTTP request."),
+        (b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", 414, "address of this request is too"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", 431, "headers of this request"),
+        (b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 2000 + b"\r\n", 431, "headers of this request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\npassword hunter2\r\n\r\n", 400, "well-formed HTTP"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: foo, chunked\r\n\r\n",
+            400,
+            "well-formed",
+        ),
+    ],
+)
 def test_what_is_no_http_is_refused_in_the_shape_of_every_error(
-    serve: Callable[..., Served],
+    serve: Callable[..., Served], request_: bytes, status: int, text: str
 ) -> None:
     served = serve()
     with served.connect() as connection:
-        connection.sendall(b"\x16\x03\x01\x02\x00 hello\r\n\r\n")
+        connection.sendall(request_)
         connection.settimeout(10)
         answer = b""
         while part := connection.recv(65536):
             answer += part
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ")
-    assert list(json.loads(body)) == ["message"]
+    first, *headers = head.decode().split("\r\n")
+    assert first.startswith(f"HTTP/1.1 {status} ")
     for name, value in SECURITY_HEADERS:
-        assert f"\r\n{name}: {value}\r\n".encode() in head + b"\r\n"
+        assert headers.count(f"{name}: {value}") == 1, name
+    assert "Content-Type: application/json" in headers
+    (message,) = json.loads(body).values()
+    assert text in message
+    assert message.endswith(".")
+    assert "hunter2" not in message
 
 
 def test_a_hangup_starts_new_worker_processes(serve: Callable[..., Served]) -> None:

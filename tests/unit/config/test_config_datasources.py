@@ -175,6 +175,68 @@ def test_a_null_rule_with_nothing_to_take_away_is_refused(read: Read) -> None:
     assert lines[0].startswith("1: collections.x.datasources[0].match.class: null takes")
 
 
+@pytest.mark.parametrize(
+    ("entry", "own", "place"),
+    [
+        ("match: {class: [null]}", "", "datasources.e.match.class[0]"),
+        ("match: {class: [od, null]}", "", "datasources.e.match.class[1]"),
+        ("roles: [null]", "", "datasources.e.roles[0]"),
+        ("roles: {example: [a, ~]}", "", "datasources.e.roles.example[1]"),
+        ("patch: {class: [null]}", "", "datasources.e.patch.class[0]"),
+        ("repr: e", "match: {class: [null]}", "collections.c.datasources[0].match.class[0]"),
+        ("repr: e", "roles: [null]", "collections.c.datasources[0].roles[0]"),
+        ("repr: e", "roles: {example: null}", "collections.c.datasources[0].roles.example"),
+        ("roles: {example: null}", "", "collections.c.datasources[0].roles.example"),
+        (
+            "roles: {example: [a]}",
+            "roles: {example: null}",
+            "collections.c.datasources[0].roles",
+        ),
+        (
+            "roles: {example: [a]}",
+            "roles: {exampel: null}",
+            "collections.c.datasources[0].roles.exampel",
+        ),
+    ],
+)
+def test_a_null_that_would_open_a_datasource_is_refused(
+    read: Read, entry: str, own: str, place: str
+) -> None:
+    text = (
+        f"datasources:\n  e: {{type: echo, {entry}}}\n"
+        f"collections:\n  c: {{roles: r, datasources: [{{name: e, {own}}}]}}\n"
+    )
+    (line,) = refused(read, text)
+    assert line.startswith((f"2: {place}: null", f"4: {place}: null"))
+
+
+def test_nulls_take_realms_away_as_long_as_one_is_left(read: Read) -> None:
+    found = resolved(
+        read, "{e: {type: echo, roles: {a: [x], b: [y]}}}", "{name: e, roles: {a: null}}"
+    )
+    assert found["roles"] == {"b": ["y"]}
+    found = resolved(read, "{e: {type: echo, roles: {a: [x]}}}", "{name: e, roles: null}")
+    assert "roles" not in found
+
+
+@pytest.mark.parametrize(
+    ("collection", "place"),
+    [
+        ("roles: [null]", "roles[0]"),
+        ("roles: {example: null}", "roles.example"),
+        ("roles: r, limits: {per-role: {example: null}}", "limits.per-role.example"),
+        ("roles: r, limits: {per-role: {example: {a: ~}}}", "limits.per-role.example.a"),
+        ("roles: r, datasources: [null]", "datasources[1]"),
+    ],
+)
+def test_a_null_of_a_collection_that_says_nothing_is_refused(
+    read: Read, collection: str, place: str
+) -> None:
+    first = "datasources: {e: {type: echo}}\ncollections: {c: {datasources: [e]}}\n"
+    (line,) = refused(read, first, f"collections: {{c: {{{collection}}}}}\n")
+    assert line.startswith(f"1: collections.c.{place}: null")
+
+
 def test_a_null_in_patch_stays_and_means_that_the_key_is_removed(read: Read) -> None:
     found = resolved(
         read,
@@ -232,6 +294,67 @@ def test_every_fault_of_every_datasource_is_found_at_the_start(read: Read) -> No
         "datasources.names.parents",
     }
     assert any("no such back-end: 'fbd'; did you mean 'fdb'?" in line for line in lines)
+
+
+def test_rules_defaults_and_patches_are_told_with_all_other_faults(read: Read) -> None:
+    lines = refused(
+        read,
+        """
+        frontend: {port: many}
+        datasources:
+          base:
+            match: {time: noon}
+          used:
+            type: dummy
+            chunk: many
+            parents: [base]
+            defaults: {number: x}
+          spare:
+            type: fdb
+            fdb_config: {type: local}
+            patch: {step: [], foo: {a: 1}}
+            match:
+              date: yesterday
+              levtyp: [sfc]
+              levtype: [pl]
+              stream: null
+          mixin: {match: {class: null, number: zero}}
+          mixed: {type: echo, parents: [mixin]}
+          typeless: {match: {step: x}, roles: {r: ""}}
+          later: {type: mars, defaults: {date: "2024-02-30"}}
+        collections: {c: {roles: r, datasources: [used, later]}}
+        """,
+    )
+    told = {line.partition(": ")[0]: [] for line in lines}
+    for line in lines:
+        number, _, text = line.partition(": ")
+        told[number].append(text.partition(": ")[0])
+    c = "collections.c.datasources"
+    assert told == {
+        "2": ["frontend.port"],
+        "5": [f"{c}[0].match.time"],
+        "8": [f"{c}[0].chunk"],
+        "10": [f"{c}[0].defaults.number"],
+        "14": ["datasources.spare.patch.step", "datasources.spare.patch.foo"],
+        "16": ["datasources.spare.match.date"],
+        "18": ["datasources.spare.match.levtype"],
+        "19": ["datasources.spare.match.stream"],
+        "20": ["datasources.mixed.match.class", "datasources.mixin.match.number"],
+        "22": ["datasources.typeless.roles", "datasources.typeless.match.step"],
+        "23": [f"{c}[1].defaults.date"],
+    }
+
+
+def test_a_value_that_may_be_a_secret_is_not_told_with_its_fault(read: Read) -> None:
+    text = (
+        "datasources: {{e: {{type: echo, defaults: {{{}}}}}}}\n"
+        "collections: {{c: {{roles: r, datasources: [e]}}}}\n"
+    )
+    for fault in ("date: $X", "my_token: [hunter2, {a: 1}]"):
+        lines = refused(lambda *t: read(*t, environ={"X": "hunter2"}), text.format(fault))
+        assert len(lines) == 1
+        assert "hunter2" not in lines[0]
+        assert "this cannot be a value of the key" in lines[0]
 
 
 def test_a_fault_that_collections_share_is_told_once(read: Read) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from polytope_server.config.embedded import SqliteQueueSection, SqliteStoreSection
 from polytope_server.config.loading import Loaded
+from polytope_server.config.staging import ObjectStoreSection
 from polytope_server.errors import ConfigurationError
 
 Read = Callable[..., Loaded]
@@ -44,6 +46,38 @@ def expanded(read: Read, text: str, **environ: str) -> str:
 def test_texts_are_expanded_once(read: Read, text: str, result: str) -> None:
     environ = {"A": "one", "B": "$A and ~", "TILDE": "~/x", "EMPTY": "", "HOME": "/home/me"}
     assert expanded(read, text, **environ) == result
+
+
+def test_a_tilde_out_of_a_variable_is_a_home_in_paths_and_nowhere_else(
+    read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "token").write_text("a-token-of-a-store-1c9")
+    loaded = read(
+        """
+        request_store: {sqlite: {path: "${WHERE}/r.sqlite"}}
+        staging: {polytope: {root_dir: "${WHERE}", token: !file "${WHERE}/token"}}
+        worker: {tmp_dir: "${WHERE}/tmp", environment: {X: "${WHERE}"}}
+        frontend: {signing_key: "${WHERE}/and-some-more-text"}
+        queue: {sqlite: {path: "${NOBODY}"}}
+        """,
+        environ={"WHERE": "~", "NOBODY": "~nobody-like-that/x"},
+    )
+    config = loaded.config
+    assert config.request_store is not None
+    assert config.staging is not None
+    assert config.queue is not None
+    assert config.frontend.signing_key is not None
+    store = SqliteStoreSection.read(config.request_store.options, where="x")
+    assert store.path == tmp_path / "r.sqlite"
+    staging = ObjectStoreSection.read(config.staging.options, where="x")
+    assert staging.root_dir == tmp_path
+    assert staging.token.get_secret_value() == "a-token-of-a-store-1c9"
+    assert config.worker.tmp_dir == tmp_path / "tmp"
+    assert config.worker.environment == {"X": "~"}
+    assert config.frontend.signing_key.get_secret_value() == "~/and-some-more-text"
+    queue = SqliteQueueSection.read(config.queue.options, where="x")
+    assert queue.path == Path("~nobody-like-that/x")
 
 
 def test_a_braced_name_that_is_not_set_is_an_error_with_its_place(read: Read) -> None:

@@ -135,11 +135,12 @@ def test_pieces_of_a_hash_that_became_keys_are_not_told(read: Read) -> None:
 def test_what_show_says_is_yaml_that_loads_to_the_same(read: Read, tmp_path: Path) -> None:
     text = """
     frontend: {bind_to: "10", port: 0, public_url: "https://a.example.org/x"}
-    logging: {defaults: {"odd: name": "a: b # c", t: "true", n: "12", e: "", l: "x\\ny\\u2028", q: '"'}}
+    logging: {defaults: {"odd: name": "a: b # c", t: "true", n: "12", e: "", l: "x\\ny\\u2028", q: '"',
+      z: [[1], {b: 2}]}}
     garbage-collector: {age: 36h}
     datasources:
       e: {type: echo, match: {a: ["0010", "no", "10:00", 1.50], b: []}, patch: {k: null}}
-    collections: {c: {roles: {r: [a]}, datasources: [e, {name: e, patch: {"z": [[1], {b: 2}]}}]}}
+    collections: {c: {roles: {r: [a]}, datasources: [e, {name: e, patch: {"z": [1, 2]}}]}}
     """
     loaded = read(text)
     shown = "\n".join(show(loaded))
@@ -184,3 +185,26 @@ def test_the_schema_describes_every_key_and_every_backend_of_ours() -> None:
         return [r for item in part for r in references(item)] if isinstance(part, list) else []
 
     assert {r.removeprefix("#/$defs/") for r in references(made)} <= definitions.keys()
+
+
+def test_of_back_ends_that_are_not_there_only_well_known_options_are_shown(read: Read) -> None:
+    loaded = read(
+        """
+        request_store: {mongodb: {uri: "mongodb://db/x", username: joe, phrase: hunter2}}
+        queue: {rabbitmq: {host: mq, port: 5672, more: {where: [hunter2], host: other}}}
+        authentication:
+          r:
+            authenticators: {k: {type: keycloak, url: "https://id", client_pw: hunter2}}
+        datasources:
+          m: {type: mars, command: /bin/mars, opener: hunter2, match: {class: [od]}, repr: tape}
+        collections: {c: {roles: r, datasources: [m]}}
+        """
+    )
+    shown = "\n".join(show(loaded))
+    assert "hunter2" not in shown
+    for text in ("mongodb://db/x", "host: mq", "5672", "host: other", "https://id", "keycloak"):
+        assert text in shown
+    for text in ("/bin/mars", "- od", "repr: tape", "mars"):
+        assert text in shown
+    assert "joe" not in shown
+    assert loaded.config.collections["c"].datasources[0]["opener"] == "hunter2"

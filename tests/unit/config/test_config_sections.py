@@ -546,3 +546,48 @@ def test_the_documentation_names_every_key() -> None:
         if abstraction in ("request_store", "queue", "staging", "caching"):
             keys |= set(model.model_fields)
     assert not {key for key in keys if not re.search(rf"[`.]{re.escape(key)}\b|# {key}", text)}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("fronted:\n", "1: fronted: unknown key; did you mean 'frontend'?"),
+        ("frontend:\n  prot: ~\n", "2: frontend.prot: unknown key; did you mean 'port'?"),
+        (
+            "staging: {local: {root_dir: /x, root_dri: }}\n",
+            "1: staging.local.root_dri: unknown key; did you mean 'root_dir'?",
+        ),
+        (
+            "datasources: {e: {type: echo}}\n"
+            "collections:\n  c: {roles: r, datasources: [{name: e, rolse: null}]}\n",
+            "3: collections.c.datasources[0].rolse: unknown key; did you mean 'roles'?",
+        ),
+        (
+            "datasources:\n  e: {type: dummy, chunks: }\n",
+            "2: datasources.e.chunks: unknown key; did you mean 'chunk'?",
+        ),
+    ],
+)
+def test_an_unknown_key_without_a_value_is_told_too(read: Read, text: str, line: str) -> None:
+    assert any(warning.endswith(f".yaml:{line}") for warning in read(text).warnings)
+    with pytest.raises(ConfigurationError) as caught:
+        read(text, strict=True)
+    assert str(caught.value).endswith(f".yaml:{line}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_unknown_key_may_be_taken_away_again_by_null(read: Read) -> None:
+    loaded = read("fronted: {port: 1}\n", "fronted: null\n", strict=True)
+    assert not any("fronted" in warning for warning in loaded.warnings)
+
+
+def test_a_password_that_was_cut_at_its_comma_is_noticed_and_not_told(read: Read) -> None:
+    users = "[{uid: a, password: hunter2,topsecret}]"
+    text = f"authentication: {{r: {{authenticators: {{x: {{type: plain, users: {users}}}}}}}}}\n"
+    warning = next(warning for warning in read(text).warnings if "needs quotes" in warning)
+    assert "authentication.r.authenticators.x.users[0].(a key): unknown key without" in warning
+    with pytest.raises(ConfigurationError, match="text with a comma needs quotes") as caught:
+        read(text, strict=True)
+    for said in (warning, str(caught.value)):
+        assert "topsecret" not in said
+        assert "hunter2" not in said

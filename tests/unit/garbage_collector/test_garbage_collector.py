@@ -130,6 +130,23 @@ def test_over_the_threshold_the_oldest_results_go_and_no_more(
     assert collect(threshold=250).surplus == 0
 
 
+def test_no_result_goes_for_what_would_stay_all_the_same(
+    store: SqliteRequestStore, staging: LocalStaging, collect: Collect
+) -> None:
+    up = store.add(
+        new_request(request_id=str(uuid.uuid4()), status=Status.UPLOADING, verb=Verb.ARCHIVE)
+    )
+    put(staging, name_of_input("", up.id, uuid.uuid4().hex), 10_000)
+    put(staging, f"{uuid.uuid4()}-1.grib", 10_000)
+    running = start(store, store.add(new_request(request_id=str(uuid.uuid4()))))
+    put(staging, f"{running.id}-1.grib", 10_000)
+    requests = [a_finished_request(store, staging, size=100) for _ in range(2)]
+    for dry_run in (True, False):
+        assert collect(threshold=1000, dry_run=dry_run) == Report()
+        assert all(is_known(store, request) for request in requests)
+    assert collect(threshold=150).surplus == 1
+
+
 def test_what_is_being_written_and_inputs_of_waiting_requests_stay(
     store: SqliteRequestStore, staging: LocalStaging, collect: Collect
 ) -> None:

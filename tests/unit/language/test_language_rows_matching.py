@@ -151,3 +151,19 @@ def test_row202_a_feature_is_handed_on_untouched() -> None:
     feature = {"type": "Timeseries", "Points": [[1e-05, 2]]}
     final = route({"feature": feature, "step": "06"}, type="features")
     assert final == {"feature": feature, "step": "6"}
+
+
+@pytest.mark.parametrize(
+    ("key", "full"),
+    [
+        *((key, "param") for key in ("par", "parame", "paramet", "paramete")),
+        *((key, "levelist") for key in ("lev", "levell", "levelli", "levellis", "levelis")),
+        *((key, "database") for key in ("d", "db", "dba", "dbas", "data")),
+        ("levty", "levtype"),
+        ("fiel", "fieldset"),
+    ],
+)
+def test_a_key_cannot_be_shortened_past_its_rule(key: str, full: str) -> None:
+    """MARS completes names of keys, those of aliases too."""
+    with pytest.raises(InvalidRequest, match=f"{key} may be read as {full}; write it"):
+        route({key: "1"}, match={full: []})

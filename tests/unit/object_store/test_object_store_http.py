@@ -1,5 +1,6 @@
 """The object store as its clients meet it: tokens, links, ranges, cut transfers."""
 
+import hashlib
 import http.client
 import json
 import os
@@ -284,6 +285,21 @@ def test_a_range_of_what_was_replaced_meanwhile_is_all_of_the_new(store: Store) 
     store.put("a", b"abcdefghij")
     answer = store.call("GET", "/a", headers=headers)
     assert (answer.status_code, answer.content) == (200, b"abcdefghij")
+
+
+def test_a_range_goes_by_the_digest_in_the_link(store: Store) -> None:
+    data = b"0123456789"
+    store.put("a", data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    good = link("a", sha256=sha256)
+    headers = {"Range": "bytes=5-", "If-Range": f'"{sha256}"'}
+    answer = store.call("GET", good, headers=headers)
+    assert (answer.status_code, answer.content) == (206, b"56789")
+    assert answer.headers["Repr-Digest"].startswith("sha-256=:")
+    headers["If-Range"] = f'"{"0" * 64}"'
+    assert store.call("GET", good, headers=headers).status_code == 200
+    changed = good.replace(sha256, "0" * 64)
+    assert store.call("GET", changed, headers={}).status_code == 403
 
 
 def test_deleting_twice_is_no_error(store: Store) -> None:

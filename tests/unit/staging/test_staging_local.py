@@ -75,7 +75,8 @@ def test_what_somebody_else_has_put_there_is_not_listed(root: Path, staging: Sta
 
 def test_links_are_the_frontends_business(staging: Staging) -> None:
     put(staging, "a")
-    assert staging.url("a", download_name="a", media_type=MEDIA_TYPE, expires_s=60) is None
+    link = staging.url("a", download_name="a", media_type=MEDIA_TYPE, sha256="0" * 64, expires_s=60)
+    assert link is None
 
 
 def test_two_processes_share_one_directory(root: Path, staging: Staging) -> None:

@@ -1,5 +1,6 @@
 """Staging in the object store, which really runs."""
 
+import base64
 import hashlib
 import threading
 import time
@@ -24,7 +25,9 @@ TOKEN = "token-of-the-store-for-tests"
 
 @pytest.fixture
 def staging(empty_store: Any) -> Staging:
-    made: Staging = open_backend("staging", "polytope", empty_store.options)
+    made: Staging = open_backend(
+        "staging", "polytope", {**empty_store.options, "url": empty_store.url}
+    )
     return made
 
 
@@ -86,24 +89,39 @@ def test_a_store_that_is_away_is_unavailable() -> None:
             call()
 
 
-def test_links_are_made_only_with_a_public_address(staging: Staging) -> None:
-    put(staging, "a")
-    assert staging.url("a", download_name="a.grib", media_type=GRIB, expires_s=60) is None
+def link_to(staging: Staging, name: str, data: bytes) -> str | None:
+    return staging.url(
+        name,
+        download_name="id.grib",
+        media_type=GRIB,
+        sha256=hashlib.sha256(data).hexdigest(),
+        expires_s=60,
+    )
+
+
+def test_links_are_made_only_with_a_public_address(empty_store: Any) -> None:
+    private = client(**empty_store.options)
+    put(private, "a")
+    assert link_to(private, "a", b"data") is None
 
 
 def test_a_link_needs_no_credentials_and_says_what_clients_need(empty_store: Any) -> None:
     public = client(**empty_store.options, url=empty_store.url + "/")
-    put(public, "id-1.grib", b"GRIB7777")
-    link = public.url("id-1.grib", download_name="id.grib", media_type=GRIB, expires_s=60)
+    data = b"GRIB7777"
+    put(public, "id-1.grib", data)
+    link = link_to(public, "id-1.grib", data)
     assert link is not None
     assert link.startswith(f"{empty_store.url}/id-1.grib?")
+    digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
     for method in ("GET", "HEAD"):
         answer = requests.request(method, link, timeout=10)
         assert answer.status_code == 200
         assert answer.headers["Content-Type"] == GRIB
         assert answer.headers["Content-Length"] == "8"
         assert answer.headers["Content-Disposition"] == 'attachment; filename="id.grib"'
-        assert answer.content == (b"GRIB7777" if method == "GET" else b"")
+        assert answer.headers["Repr-Digest"] == f"sha-256=:{digest}:"
+        assert answer.headers["ETag"] == f'"{hashlib.sha256(data).hexdigest()}"'
+        assert answer.content == (data if method == "GET" else b"")
 
 
 @pytest.fixture

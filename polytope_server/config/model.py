@@ -22,6 +22,7 @@ from pydantic import (
 
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.section import Duration, Roles, Secret, Section, Size, Text, Whole
+from polytope_server.config.tracing import TracingSection
 from polytope_server.errors import ConfigurationError
 
 _ORIGIN = re.compile(r"\*|https?://[^\s/?#@]+", re.ASCII)
@@ -321,6 +322,7 @@ class Config(Section):
     federation: Raw = Field(default_factory=dict)
     admin: AdminSection = Field(default_factory=AdminSection)
     coercion: CoercionSection = Field(default_factory=CoercionSection)
+    tracing: TracingSection = Field(default_factory=TracingSection)
     datasources: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, repr=False)
     """As they stand in the files; `collections` hold them with what they inherit."""
     collections: Mapping[str, CollectionSection] = Field(default_factory=dict)

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
 from typing import Any, Final, TypeVar
 
@@ -24,9 +25,12 @@ from tenacity import (
 from tenacity.stop import stop_base
 
 from polytope_server.config.model import Choice
+from polytope_server.config.tracing import TracingSection
 from polytope_server.errors import BackendUnavailable, ConfigurationError
+from polytope_server.observability.backends import observed
 from polytope_server.observability.health import Checks, HealthListener
 from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.tracing import NO_TRACES, Traces
 from polytope_server.registry import backends, open_backend
 
 logger = logging.getLogger(__name__)
@@ -158,8 +162,13 @@ def patiently(
         raise BackendUnavailable(f"{what}: still away") from exc
 
 
-def open_chosen(abstraction: str, choice: Choice | None, *, stop: Stop) -> Any:
+def open_chosen(
+    abstraction: str, choice: Choice | None, *, stop: Stop, metrics: Metrics | None = None
+) -> Any:
     """The back-end that a section of the configuration names, waited for while it is away.
+
+    Args:
+        metrics: told of all its calls.
 
     Raises:
         ConfigurationError: none is chosen, it is not here, or its options are wrong.
@@ -171,9 +180,12 @@ def open_chosen(abstraction: str, choice: Choice | None, *, stop: Stop) -> Any:
             f"{abstraction}: this section is missing; choose one of {names}, as in "
             f"'{abstraction}: {{NAME: {{...}}}}'"
         )
-    return patiently(
+    backend = patiently(
         lambda: open_backend(abstraction, choice.name, choice.options), stop=stop, what=abstraction
     )
+    if metrics is None:
+        return backend
+    return observed(backend, abstraction=abstraction, name=choice.name, metrics=metrics)
 
 
 def end_with_parent(parent: int, number: signal.Signals) -> None:
@@ -199,3 +211,33 @@ def listening(bind_to: str, port: int | None, checks: Checks, metrics: Metrics) 
         yield
     finally:
         listener.close()
+
+
+def open_traces(section: TracingSection, *, process: str) -> Traces:
+    """Where this process tells its spans; to be closed at its end.
+
+    Raises:
+        ConfigurationError: they are wanted, and the libraries are not installed.
+    """
+    if section.endpoint is None:
+        return NO_TRACES
+    try:
+        otlp = import_module("polytope_server.observability.otlp")
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("polytope_server"):
+            raise  # a mistake of ours, not a missing extra
+        raise ConfigurationError(
+            f"tracing: needs {exc.name}: pip install 'polytope-server[tracing]'"
+        ) from exc
+    traces: Traces = otlp.OtlpTraces(section, endpoint=section.endpoint, process=process)
+    return traces
+
+
+@contextmanager
+def telling_traces(section: TracingSection, *, process: str) -> Iterator[Traces]:
+    """`open_traces`, closed at the end."""
+    traces = open_traces(section, process=process)
+    try:
+        yield traces
+    finally:
+        traces.close()

@@ -47,6 +47,9 @@ STEPS: Final[Mapping[Status, frozenset[Status]]] = MappingProxyType(
 Out of FAILED leads only what an operator asks for; see `Step.starts_over`.
 """
 
+_ROUNDED_S: Final = 0.001
+"""Times in a history may be rounded; those of a request's own record are not."""
+
 GRIB: Final = "application/x-grib"
 COVERAGE_JSON: Final = "application/prs.coverage+json"
 BINARY: Final = "application/octet-stream"
@@ -120,6 +123,13 @@ class Request:
     input: DataObject | None = None
 
     @property
+    def begun_at(self) -> float:
+        """When it was submitted, or last started over."""
+        if self.first_attempt == 1:
+            return self.created_at
+        return self.status_history.get(Status.WAITING, self.created_at)
+
+    @property
     def is_finished(self) -> bool:
         return self.status in FINISHED
 
@@ -177,6 +187,19 @@ class Step:
             raise ValueError("what starts over waits")
         if self.source is Status.FAILED and not self.starts_over:
             raise ValueError("a failed request can only start over")
+
+
+def stood_since(moved: Request, source: Status) -> float | None:
+    """When a request that was just taken out of *source* had come there; None if nobody knows.
+
+    `status_history` has first times only: of one that has been sent back it does not tell the last.
+    """
+    others = {status: at for status, at in moved.status_history.items() if status != moved.status}
+    since = others.get(source)
+    came = moved.status_history.get(moved.status)
+    if since is None or came is None or moved.modified_at - came > _ROUNDED_S:
+        return None
+    return since if since >= max(others.values()) - _ROUNDED_S else None
 
 
 def result_name(prefix: str, request_id: str, attempt: int, media_type: str) -> str:

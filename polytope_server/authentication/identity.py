@@ -18,6 +18,8 @@ from polytope_server.caching import Cache
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.secrecy import looks_secret
 from polytope_server.errors import BackendUnavailable, ConfigurationError, NotAuthenticated
+from polytope_server.observability.backends import observed
+from polytope_server.observability.metrics import Metrics
 from polytope_server.registry import backends, load_backend
 from polytope_server.user import User
 
@@ -81,11 +83,19 @@ class Identity:
 
     @classmethod
     def build(
-        cls, sections: Mapping[str, RealmSection], cache: Cache, *, before: Self | None = None
+        cls,
+        sections: Mapping[str, RealmSection],
+        cache: Cache,
+        *,
+        before: Self | None = None,
+        metrics: Metrics | None = None,
     ) -> Self:
         """From the configuration. Back-ends of types that are not here are left out, with a warning.
 
         What is as it was *before* goes on with the back-ends that it had there, and what they have learnt.
+
+        Args:
+            metrics: told of all calls of the back-ends.
 
         Raises:
             ConfigurationError: a back-end has no type, its library is missing, or an option is wrong.
@@ -96,11 +106,21 @@ class Identity:
             known = before._sections.get(name) if before else None
             realm = before._realms[name] if before and known else Realm()
             if known is None or known.authenticators != section.authenticators:
-                here = f"{where}.authenticators"
-                made = _open("authentication", section.authenticators, where=here, realm=name)
+                made = _open(
+                    "authentication",
+                    section.authenticators,
+                    where=f"{where}.authenticators",
+                    metrics=metrics,
+                    realm=name,
+                )
                 realm = replace(realm, authenticators=tuple(made))
             if known is None or known.authorizers != section.authorizers:
-                made = _open("authorization", section.authorizers, where=f"{where}.authorizers")
+                made = _open(
+                    "authorization",
+                    section.authorizers,
+                    where=f"{where}.authorizers",
+                    metrics=metrics,
+                )
                 realm = replace(realm, authorizers=tuple(made))
             opened[name] = realm
         return cls(opened, cache, sections=sections, before=before)
@@ -260,7 +280,12 @@ def _remembered(value: Mapping[str, Any]) -> User | _Nobody:
 
 
 def _open(
-    abstraction: str, sections: Mapping[str, Mapping[str, Any]], *, where: str, **context: str
+    abstraction: str,
+    sections: Mapping[str, Mapping[str, Any]],
+    *,
+    where: str,
+    metrics: Metrics | None,
+    **context: str,
 ) -> Iterator[Any]:
     """The back-ends of one realm, in the order of the configuration."""
     there_are = backends(abstraction).names
@@ -276,4 +301,7 @@ def _open(
             )
             continue
         backend = load_backend(abstraction, kind)
-        yield backend(backend.Config.read(options, where=here), **context)
+        opened = backend(backend.Config.read(options, where=here), **context)
+        if metrics is not None:
+            opened = observed(opened, abstraction=abstraction, name=kind, metrics=metrics)
+        yield opened

@@ -7,12 +7,14 @@ import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 
+from polytope_server.broker.backlog import Backlog
 from polytope_server.broker.scheduler import Limits, choose, take_turns
 from polytope_server.config.model import BrokerSection
 from polytope_server.errors import BackendUnavailable
 from polytope_server.lifecycle import Stop
 from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.tracing import NO_TRACES, Span, Traces, about
 from polytope_server.queue import Hints, Message, Queue, Topic
 from polytope_server.reloading import Current
 from polytope_server.request import Request, Status, Step
@@ -52,10 +54,12 @@ class Broker:
         settings: BrokerSection,
         metrics: Metrics,
         grace_s: float,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._store, self._queue, self._latest_limits = store, queue, limits
         self._limits = limits.value
-        self._settings, self._metrics, self._grace_s = settings, metrics, grace_s
+        self._settings, self._metrics, self._traces = settings, metrics, traces
+        self._grace_s = grace_s
         self._holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._active = False
         self._post_until = 0.0
@@ -65,7 +69,14 @@ class Broker:
 
     def run(self, stop: Stop) -> None:
         """Work until asked to stop; a back-end that is away is waited for."""
+        backlog = Backlog(
+            store=self._store,
+            queue=self._queue,
+            collections=lambda: self._limits,
+            metrics=self._metrics,
+        )
         with (
+            backlog.told(self._is_active),
             self._queue.listen(Topic.SUBMITTED, Topic.TAKEN, Topic.CHANGED, Topic.MARKED) as hints,
             stop.calling(hints.interrupt),
             self._latest_limits.calling(hints.interrupt),
@@ -78,6 +89,7 @@ class Broker:
                 except BackendUnavailable as exc:
                     pause_s = min(10.0, 2 * pause_s or 0.2)
                     logger.warning("a back-end is away", extra={"cause": str(exc)})
+                    self._metrics.broker_active(is_active=self._is_active())
                     # Workers could not renew their leases either: let them do that first.
                     self._due["recover"] = time.monotonic() + pause_s + _GRACE_S
                     stop.wait(pause_s)
@@ -129,6 +141,10 @@ class Broker:
         self._due[job] = now + every_s
         return True
 
+    def _is_active(self) -> bool:
+        """Whether the post is ours; not, if the store has been away for so long that another may have it."""
+        return self._active and time.monotonic() < self._post_until
+
     def _hold_post(self) -> bool:
         now = time.monotonic()
         if self._active and now < self._post_until - self._settings.lease * 2 / 3:
@@ -136,6 +152,7 @@ class Broker:
         was_active = self._active
         self._active = self._store.take_post(BROKER, self._holder, duration_s=self._settings.lease)
         self._post_until = now + self._settings.lease
+        self._metrics.broker_active(is_active=self._active)
         if self._active and not was_active:
             logger.info("this broker is active now", extra={"holder": self._holder})
             self._positions.clear()
@@ -170,10 +187,14 @@ class Broker:
         taken = self._store.apply_each(
             [Step(id=w.id, source=Status.WAITING, target=Status.QUEUED) for w in chosen]
         )
-        queued = [request for request in taken if request is not None]
-        self._queue.publish([Message(id=r.id, attempt=r.attempt) for r in queued])
-        for request in queued:
-            self._metrics.request_entered(collection=request.collection, status=request.status)
+        queued = [
+            (request, waiting.since)
+            for request, waiting in zip(taken, chosen, strict=True)
+            if request is not None
+        ]
+        self._queue.publish([Message(id=r.id, attempt=r.attempt) for r, _ in queued])
+        for request, since in queued:
+            self._tell_move(request, Status.WAITING, since)
             with log_context(request_id=request.id, user=request.user.username):
                 logger.info("queued", extra={"collection": request.collection})
 
@@ -205,6 +226,7 @@ class Broker:
         )
         if lost:
             logger.info("publishing again what may have got lost", extra={"messages": len(lost)})
+            self._metrics.republished(len(lost))
             self._queue.publish([Message(id=i, attempt=attempt) for i, attempt in lost])
 
     # --- what goes back, or ends
@@ -218,15 +240,20 @@ class Broker:
             taken = self._store.apply_each(
                 [Step(id=r.id, source=Status.QUEUED, target=Status.WAITING) for r in queued]
             )
-            for request in taken:
+            for before, request in zip(queued, taken, strict=True):
                 if request is not None:
+                    self._tell_move(request, Status.QUEUED, before.modified_at)
                     with log_context(request_id=request.id, user=request.user.username):
                         logger.info("waits again: its collection is paused")
 
     def _recover(self) -> None:
         while expired := self._store.expired_leases(limit=_BATCH):
             taken = self._store.apply_each([self._after_death(request) for request in expired])
-            if not any(self._tell(request) for request in taken if request is not None):
+            for before, request in zip(expired, taken, strict=True):
+                if request is not None:
+                    self._metrics.lease_expired()
+                    self._tell(request, Status.PROCESSING, before.modified_at)
+            if not any(taken):
                 return
 
     def _after_death(self, request: Request) -> Step:
@@ -260,7 +287,7 @@ class Broker:
         waiting = self._store.next_waiting(removed, leaving_out=(), limit=_RECORDS)
         found = self._store.get_many([w.id for w in waiting])
         before = self._store.now() - self._grace_s
-        old = [request.id for request in found.values() if request.created_at <= before]
+        old = [request for request in found.values() if request.created_at <= before]
         self._fail(old, Status.WAITING, f"The collection {removed} is not offered any more.")
         return 0 < len(waiting) == len(old)
 
@@ -270,23 +297,37 @@ class Broker:
         message = f"This request did not finish within {days:g} days and was given up."
         for status in (Status.WAITING, Status.QUEUED):
             old = self._store.unfinished_before(before, status=status, limit=_BATCH)
-            self._fail([request.id for request in old], status, message)
+            self._fail(old, status, message)
 
-    def _fail(self, ids: Sequence[str], source: Status, message: str) -> None:
-        steps = [Step(id=i, source=source, target=Status.FAILED, message=message) for i in ids]
-        for request in self._store.apply_each(steps):
+    def _fail(self, requests: Sequence[Request], source: Status, message: str) -> None:
+        steps = [
+            Step(id=r.id, source=source, target=Status.FAILED, message=message) for r in requests
+        ]
+        for before, request in zip(requests, self._store.apply_each(steps), strict=True):
             if request is not None:
-                self._tell(request)
+                self._tell(request, source, before.modified_at)
 
-    def _tell(self, request: Request) -> bool:
+    def _tell(self, request: Request, source: Status, since: float | None) -> None:
         with log_context(request_id=request.id, user=request.user.username):
             logger.warning(
                 request.message or "moved on",
                 extra={"collection": request.collection, "status": request.status},
             )
-        self._metrics.request_entered(collection=request.collection, status=request.status)
+        self._tell_move(request, source, since)
         self._queue.hint(Topic.CHANGED, request.id)
-        return True
+
+    def _tell_move(self, request: Request, source: Status, since: float | None) -> None:
+        """Tell metrics and traces that a request was taken out of *source*, where it stood since then."""
+        self._metrics.request_moved(request, source=source, since=since)
+        if since is not None and self._traces.wants(request.id):
+            span = Span(
+                name=source,
+                start=since,
+                end=request.modified_at,
+                attributes=about(request, to=str(request.status)),
+                failed=request.status is Status.FAILED or source is Status.PROCESSING,
+            )
+            self._traces.add(request.id, span)
 
     def _tell_positions(self) -> None:
         waiting = self._store.waiting_collections()

@@ -30,6 +30,7 @@ from polytope_server.config.section import (
     Text,
     Whole,
 )
+from polytope_server.config.tracing import TracingSection
 from polytope_server.errors import ConfigurationError
 from polytope_server.language.options import CoercionOptions
 
@@ -259,7 +260,7 @@ class AdminSection(Section):
 class UsageSection(Section):
     """``usage``: the record of use that every finished request leaves."""
 
-    path: Path | None = None
+    path: HomePath | None = None
     """File that the collector appends the records to, as JSON lines; if left out, they stay in the request
     store."""
     interval: Interval = 5.0
@@ -353,6 +354,7 @@ class Config(Section):
     federation: Raw = Field(default_factory=dict)
     admin: AdminSection = Field(default_factory=AdminSection)
     coercion: CoercionSection = Field(default_factory=CoercionSection)
+    tracing: TracingSection = Field(default_factory=TracingSection)
     datasources: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict, repr=False)
     """As they stand in the files; `collections` hold them with what they inherit."""
     collections: Mapping[str, CollectionSection] = Field(default_factory=dict)

@@ -84,3 +84,8 @@ class ObjectStoreSection(Section):
     """What running transfers may still take after SIGTERM."""
     max_object: Annotated[Size, Field(ge=_MIB)] = 1 << 40
     """Of one object."""
+    metrics_bind_to: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1)] = (
+        "127.0.0.1"
+    )
+    metrics_port: Annotated[Whole, Field(ge=0, le=65535)] | None = None
+    """Of the store's listener for ``/metrics``; there is none if left out."""

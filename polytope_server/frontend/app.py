@@ -1,5 +1,6 @@
 """The one place where a frontend is put together."""
 
+import asyncio
 import functools
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -34,6 +35,7 @@ from polytope_server.frontend.threads import Threads
 from polytope_server.frontend.urls import API, PublicUrls
 from polytope_server.observability.health import Readiness
 from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.tracing import NO_TRACES, Traces
 from polytope_server.queue import Queue
 from polytope_server.reloading import Current
 from polytope_server.request_store import RequestStore
@@ -58,13 +60,14 @@ class Services:
     policy: Current[Policy]
     metrics: Metrics
     signing_key: bytes
+    traces: Traces = NO_TRACES
 
 
 class _Lifespan:
     """Starts and ends what lives in the event loop."""
 
-    def __init__(self, watcher: Watcher, threads: tuple[Threads, ...]) -> None:
-        self._watcher, self._threads = watcher, threads
+    def __init__(self, watcher: Watcher, threads: tuple[Threads, ...], traces: Traces) -> None:
+        self._watcher, self._threads, self._traces = watcher, threads, traces
 
     async def process_startup(self, _scope: object, _event: object) -> None:
         self._watcher.start()
@@ -73,6 +76,7 @@ class _Lifespan:
         self._watcher.close()
         for threads in self._threads:
             threads.close()
+        await asyncio.to_thread(self._traces.close)
 
 
 def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) -> Application:
@@ -112,6 +116,8 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
         authentication=authentication,
         staging=staging,
         threads=staging_threads,
+        metrics=services.metrics,
+        traces=services.traces,
     )
 
     middleware: list[Any] = [
@@ -122,6 +128,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
         _Lifespan(
             watcher,
             (store_threads, submit_threads, staging_threads, identity_threads, health_threads),
+            services.traces,
         ),
     ]
     if settings.allow_origin is not None:
@@ -150,8 +157,10 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
                 staging=staging,
                 max_unfinished=settings.max_unfinished,
                 min_free=settings.min_free,
+                metrics=services.metrics,
+                traces=services.traces,
             ),
-            revoke=Revoke(store=store, queue=queue, staging=staging),
+            revoke=Revoke(store=store, queue=queue, staging=staging, metrics=services.metrics),
             polls=polls,
             store=store,
             threads=submit_threads,
@@ -168,6 +177,8 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
             store_threads=store_threads,
             staging_threads=staging_threads,
             max_body=settings.max_upload,
+            metrics=services.metrics,
+            traces=services.traces,
         ),
     )
     app.add_route(f"{API}/downloads/{{first}}", downloads)

@@ -1,23 +1,26 @@
 """The frontend as a process of its own: the application on gunicorn."""
 
+import functools
 import logging
 import secrets
+import socket
+from collections.abc import Sequence
+from typing import Any
 
-from polytope_server.asgi_server import serve
+from polytope_server.asgi_server import listen_patiently, serve
 from polytope_server.authentication.identity import Identity
 from polytope_server.caching import Cache
 from polytope_server.config.files import ConfigFiles
-from polytope_server.config.model import Config
+from polytope_server.config.model import Choice, Config
 from polytope_server.frontend.app import Application, Services, create_app
 from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.urls import PublicUrls
-from polytope_server.lifecycle import Hangup, Stop, open_chosen
-from polytope_server.observability.health import HealthListener
+from polytope_server.lifecycle import Hangup, Stop, open_chosen, open_traces
+from polytope_server.observability.families import FRONTEND
 from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.siblings import SharedListener
 from polytope_server.reloading import Build, Reload, Snapshot
 from polytope_server.request_store import RequestStore
-
-NAME = "frontend"
 
 
 def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
@@ -42,56 +45,64 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
         open_chosen(abstraction, choice, stop=stop)  # so that mistakes are told at once
     cache: Cache = open_chosen("caching", config.caching, stop=stop)
     # Here changes are found, checked, and kept for worker processes to come, which say that it is done.
-    ours = Reload(files, hangup, config, _policy(cache), process=NAME, success=logging.DEBUG)
+    ours = Reload(files, hangup, config, _policy(cache), process=FRONTEND, success=logging.DEBUG)
 
-    def make_app() -> Application:
+    def make_app(listener: SharedListener) -> Application:
         # Called in gunicorn's worker process: connections and threads do not survive a fork.
-        store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
-        cache: Cache = open_chosen("caching", config.caching, stop=stop)
+        metrics = Metrics(FRONTEND)
+        listener.answer({}, metrics)
+
+        def opened(abstraction: str, choice: Choice | None) -> Any:
+            return open_chosen(abstraction, choice, stop=stop, metrics=metrics)
+
+        store: RequestStore = opened("request_store", config.request_store)
+        cache: Cache = opened("caching", config.caching)
         reload = Reload(
             files,
             hangup,
             ours.config,
-            _policy(cache),
-            process=NAME,
+            _policy(cache, metrics),
+            process=FRONTEND,
             looks=False,
             caution=logging.DEBUG,
         )
-        metrics = Metrics()
-        if settings.metrics_port is not None:
-            HealthListener(settings.metrics_bind_to, settings.metrics_port, {}, metrics).start()
         services = Services(
             store=store,
-            queue=open_chosen("queue", config.queue, stop=stop),
-            staging=open_chosen("staging", config.staging, stop=stop),
+            queue=opened("queue", config.queue),
+            staging=opened("staging", config.staging),
             cache=cache,
             policy=reload.current,
             metrics=metrics,
             signing_key=_signing_key(config, store),
+            traces=open_traces(config.tracing, process=FRONTEND),
         )
         reload.start()
         return create_app(services, settings, urls)
 
-    serve(
-        make_app,
-        bind_to=settings.bind_to,
-        port=settings.port,
-        processes=settings.processes,
-        max_connections=settings.max_connections,
-        idle_timeout_s=settings.idle_timeout,
-        graceful_timeout_s=settings.graceful_timeout,
-        on_ready=None,
-        each_turn=ours.turn,
-    )
+    sockets: Sequence[socket.socket] = ()
+    if settings.metrics_port is not None:
+        sockets = listen_patiently(settings.metrics_bind_to, settings.metrics_port)
+    with SharedListener(sockets, processes=settings.processes) as listener:
+        serve(
+            functools.partial(make_app, listener),
+            bind_to=settings.bind_to,
+            port=settings.port,
+            processes=settings.processes,
+            max_connections=settings.max_connections,
+            idle_timeout_s=settings.idle_timeout,
+            graceful_timeout_s=settings.graceful_timeout,
+            on_ready=None,
+            each_turn=ours.turn,
+        )
 
 
-def _policy(cache: Cache) -> Build[Policy]:
+def _policy(cache: Cache, metrics: Metrics | None = None) -> Build[Policy]:
     def build(snapshot: Snapshot, before: Policy | None) -> Policy:
         realms = snapshot.config.authentication
-        return Policy(
-            identity=Identity.build(realms, cache, before=before.identity if before else None),
-            collections=snapshot.collections,
+        identity = Identity.build(
+            realms, cache, before=before.identity if before else None, metrics=metrics
         )
+        return Policy(identity=identity, collections=snapshot.collections)
 
     return build
 

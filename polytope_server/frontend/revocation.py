@@ -1,8 +1,10 @@
 """Revoking requests: the record first, then the work, then the data."""
 
 import logging
+import time
 
 from polytope_server.errors import RequestNotFound
+from polytope_server.observability.metrics import REVOKED, Metrics
 from polytope_server.queue import Queue
 from polytope_server.request import Request
 from polytope_server.request_store import RequestStore
@@ -16,8 +18,11 @@ logger = logging.getLogger(__name__)
 class Revoke:
     """Removes requests of one user. Blocking; safe between threads."""
 
-    def __init__(self, *, store: RequestStore, queue: Queue, staging: Staging) -> None:
+    def __init__(
+        self, *, store: RequestStore, queue: Queue, staging: Staging, metrics: Metrics
+    ) -> None:
         self._store, self._queue, self._staging = store, queue, staging
+        self._metrics = metrics
 
     def one(self, user: User, request_id: str) -> None:
         """Whatever its status.
@@ -41,4 +46,11 @@ class Revoke:
 
     def _clear_away(self, request: Request) -> None:
         logger.info("revoked", extra={"request_id": request.id, "status": request.status})
+        self._metrics.request_entered(collection=request.collection, status=REVOKED)
+        if not request.is_finished:
+            self._metrics.request_left(
+                collection=request.collection,
+                status=request.status,
+                duration_s=time.time() - request.modified_at,
+            )
         clear_away(request, hint=self._queue.hint, staging=self._staging)

@@ -17,6 +17,8 @@ from polytope_server.errors import (
     NotAuthorized,
 )
 from polytope_server.language.text import parse
+from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.tracing import Span, Traces, about
 from polytope_server.queue import Queue, Topic
 from polytope_server.request import Request, Status, Verb
 from polytope_server.request_store import RequestStore
@@ -90,9 +92,12 @@ class Submit:
         staging: Staging,
         max_unfinished: int,
         min_free: int,
+        metrics: Metrics,
+        traces: Traces,
     ) -> None:
         self._store, self._queue, self._staging = store, queue, staging
         self._max_unfinished, self._min_free = max_unfinished, min_free
+        self._metrics, self._traces = metrics, traces
         self._free: int | None = None
         self._ask_again_at = 0.0
 
@@ -103,8 +108,12 @@ class Submit:
         submission: Submission,
         *,
         idempotency_key: str | None,
+        began: float,
     ) -> Request:
         """Keep a request that some datasource of the collection, which the user may use, takes.
+
+        Args:
+            began: when the user began to submit it, in Unix seconds.
 
         Raises:
             InvalidRequest, LimitReached
@@ -124,9 +133,10 @@ class Submit:
         )
         self._expect_room()
         awaits_data = submission.verb is Verb.ARCHIVE
+        request_id = str(uuid.uuid4())
         request = self._store.add(
             Request(
-                id=str(uuid.uuid4()),
+                id=request_id,
                 user=user,
                 verb=submission.verb,
                 collection=collection.name,
@@ -140,6 +150,8 @@ class Submit:
         )
         if request.status is Status.WAITING:
             self._queue.hint(Topic.SUBMITTED, request.id)
+        if request.id == request_id:  # not an earlier one of the same key
+            self._tell(request, began)
         logger.info(
             "accepted",
             extra={
@@ -150,6 +162,12 @@ class Submit:
             },
         )
         return request
+
+    def _tell(self, request: Request, began: float) -> None:
+        self._metrics.request_entered(collection=request.collection, status=request.status)
+        if self._traces.wants(request.id):
+            span = Span(name="submit", start=began, end=time.time(), attributes=about(request))
+            self._traces.submitted(request.id, span)
 
     def _expect_room(self) -> None:
         """Raises: BackendUnavailable: what is asked for would find no room."""

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from itertools import islice
 
 from polytope_server.config.model import GarbageCollectorSection
@@ -12,6 +13,7 @@ from polytope_server.garbage_collector.policies import Ours, old_enough, ours, s
 from polytope_server.lifecycle import Stop
 from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.tracing import NO_TRACES, Span, Traces
 from polytope_server.queue import Queue, Topic
 from polytope_server.reloading import Current
 from polytope_server.request import Request, Status, Step
@@ -36,6 +38,11 @@ class Report:
     inputs: int = 0
     dangling: int = 0
     size_bytes: int = 0
+
+    def counts(self) -> dict[str, int]:
+        """How many of what, by name."""
+        names = (each.name for each in fields(self) if each.name != "size_bytes")
+        return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
         return (
@@ -65,26 +72,31 @@ class Collector:
         settings: Current[GarbageCollectorSection],
         metrics: Metrics,
         say: Callable[[str], None],
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._store, self._staging, self._queue = store, staging, queue
         self._latest_settings, self._settings = settings, settings.value
-        self._metrics, self._say = metrics, say
+        self._metrics, self._say, self._traces = metrics, say, traces
 
     def run(self, stop: Stop) -> None:
         """One pass after another until asked to stop; a back-end that is away ends only the pass."""
         while not stop.requested:
             begin = time.monotonic()
+            outcome = "failed"
             try:
                 report = self.collect(stop=stop)
             except BackendUnavailable as exc:
+                outcome = "away"
                 logger.warning("a back-end is away; trying again later", extra={"cause": str(exc)})
             except Exception:
                 # The next pass may well succeed, and nobody else cleans up.
                 logger.exception("a pass failed")
             else:
+                outcome = "done"
                 seconds = round(time.monotonic() - begin, 3)
                 level = logging.INFO if report != Report() else logging.DEBUG
                 logger.log(level, "collected", extra={"report": str(report), "seconds": seconds})
+            self._metrics.pass_ended(outcome, duration_s=time.monotonic() - begin, now=time.time())
             stop.wait(self._settings.interval)
 
     def collect(self, *, dry_run: bool = False, stop: Stop | None = None) -> Report:
@@ -93,18 +105,26 @@ class Collector:
         Raises:
             BackendUnavailable: one is away; what was done until then is done.
         """
-        stop = stop or Stop()
         report = Report()
+        try:
+            self._collect(report, stop or Stop(), dry_run=dry_run)
+        finally:
+            if not dry_run:
+                self._metrics.collected(report.counts(), size_bytes=report.size_bytes)
+        return report
+
+    def _collect(self, report: Report, stop: Stop, *, dry_run: bool) -> None:
         self._settings = self._latest_settings.value
         before = self._store.now() - self._settings.age
         self._old_requests(report, before, stop, dry_run=dry_run)
         self._stale_uploads(report, stop, dry_run=dry_run)
         self._objects(report, before, stop, dry_run=dry_run)
-        if not stop.requested:
-            self._surplus(report, before, stop, dry_run=dry_run)
+        if stop.requested:
+            return
+        used_bytes = self._surplus(report, before, stop, dry_run=dry_run)
         if not stop.requested and not dry_run:
             self._staging.remove_stale_uploads(age_s=self._settings.dangling_age)
-        return report
+            self._metrics.staging(used_bytes=used_bytes, free_bytes=self._staging.free_bytes())
 
     # --- requests
 
@@ -116,11 +136,12 @@ class Collector:
             if not ids:
                 break
             after = ids[-1]
-            for gone in self._forget(ids, not_after=before, dry_run=dry_run):
-                report.old += 1
-                report.size_bytes += self._remove_data(
-                    gone, why="finished and old", dry_run=dry_run
-                )
+            with self._traced("old", dry_run=dry_run) as removed:
+                for gone in self._forget(ids, not_after=before, dry_run=dry_run):
+                    report.old += 1
+                    why = "finished and old"
+                    report.size_bytes += self._remove_data(gone, why=why, dry_run=dry_run)
+                    removed.append(gone.id)
 
     def _forget(
         self, ids: Sequence[str], *, not_after: float, dry_run: bool
@@ -155,17 +176,18 @@ class Collector:
                 Step(id=r.id, source=Status.UPLOADING, target=Status.FAILED, message=message)
                 for r in page
             ]
-            for failed in self._store.apply_each(steps):
+            for upload, failed in zip(page, self._store.apply_each(steps), strict=True):
                 if failed is not None:
                     report.stale_uploads += 1
                     with log_context(request_id=failed.id, user=failed.user.username):
                         logger.info("failed: its data never came")
-                    self._metrics.request_entered(
-                        collection=failed.collection, status=failed.status
+                    self._metrics.request_moved(
+                        failed, source=Status.UPLOADING, since=upload.modified_at
                     )
                     self._queue.hint(Topic.CHANGED, failed.id)
 
-    def _surplus(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> None:
+    def _surplus(self, report: Report, before: float, stop: Stop, *, dry_run: bool) -> int:
+        """Remove the oldest results while there are too many; how many bytes the others take."""
         # only what can go is measured: no result goes in vain for uploads that wait, or are dangling
         total_bytes = sum(staged.size_bytes for staged in self._results(before))
         too_much = surplus(
@@ -174,9 +196,27 @@ class Collector:
         why = "the oldest, and results take more than the threshold"
         while not stop.requested and (batch := list(islice(too_much, _PAGE))):
             ids = [staged.id for staged in batch]
-            for gone in self._forget(ids, not_after=batch[-1].modified_at, dry_run=dry_run):
-                report.surplus += 1
-                report.size_bytes += self._remove_data(gone, why=why, dry_run=dry_run)
+            with self._traced("surplus", dry_run=dry_run) as removed:
+                for gone in self._forget(ids, not_after=batch[-1].modified_at, dry_run=dry_run):
+                    report.surplus += 1
+                    gone_bytes = self._remove_data(gone, why=why, dry_run=dry_run)
+                    report.size_bytes += gone_bytes
+                    total_bytes -= gone_bytes
+                    removed.append(gone.id)
+        return total_bytes
+
+    @contextmanager
+    def _traced(self, reason: str, *, dry_run: bool) -> Iterator[list[str]]:
+        """A list for the ids of requests that are removed meanwhile, for their traces."""
+        start = time.time()
+        removed: list[str] = []
+        try:
+            yield removed
+        finally:
+            if removed and not dry_run:
+                attributes = {"polytope.reason": reason}
+                span = Span(name="remove", start=start, end=time.time(), attributes=attributes)
+                self._traces.removed(removed, span)
 
     def _results(self, since: float) -> Iterator[Staged]:
         """All but those that are old, for these are gone, or in a dry run counted already."""

@@ -5,7 +5,8 @@ import sys
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.garbage_collector.loop import Collector
-from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen
+from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen, telling_traces
+from polytope_server.observability.families import COLLECTOR
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.reloading import Reload
@@ -25,42 +26,46 @@ def run(
     """
     stop = Stop()
     stop.on_signals()
-    store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
-    queue: Queue = open_chosen("queue", config.queue, stop=stop)
-    staging: Staging = open_chosen("staging", config.staging, stop=stop)
-    metrics = Metrics()
+    metrics = Metrics(COLLECTOR)
+    store: RequestStore = open_chosen(
+        "request_store", config.request_store, stop=stop, metrics=metrics
+    )
+    queue: Queue = open_chosen("queue", config.queue, stop=stop, metrics=metrics)
+    staging: Staging = open_chosen("staging", config.staging, stop=stop, metrics=metrics)
     settings = config.garbage_collector
     reload = Reload(
         files,
         hangup,
         config,
         lambda snapshot, _before: snapshot.config.garbage_collector,
-        process="garbage-collector",
+        process=COLLECTOR,
     )
-    collector = Collector(
-        store=store,
-        staging=staging,
-        queue=queue,
-        settings=reload.current,
-        metrics=metrics,
-        say=_print,
-    )
-    if dry_run:
-        _print(str(collector.collect(dry_run=True, stop=stop)))
-        return
-    writer = Writer(store=store, settings=config.usage)
-    if once:
-        _print(str(collector.collect(stop=stop)))
-        writer.turn(stop)
-        writer.leave()
-        return
-    checks = {"request_store": store.ping, "staging": staging.ping, "usage": writer.ping}
-    with (
-        listening(settings.health_bind_to, settings.health_port, checks, metrics),
-        reload.running(),
-        writer.running(stop),
-    ):
-        collector.run(stop)
+    with telling_traces(config.tracing, process=COLLECTOR) as traces:
+        collector = Collector(
+            store=store,
+            staging=staging,
+            queue=queue,
+            settings=reload.current,
+            metrics=metrics,
+            say=_print,
+            traces=traces,
+        )
+        if dry_run:
+            _print(str(collector.collect(dry_run=True, stop=stop)))
+            return
+        writer = Writer(store=store, settings=config.usage)
+        if once:
+            _print(str(collector.collect(stop=stop)))
+            writer.turn(stop)
+            writer.leave()
+            return
+        checks = {"request_store": store.ping, "staging": staging.ping, "usage": writer.ping}
+        with (
+            listening(settings.health_bind_to, settings.health_port, checks, metrics),
+            reload.running(),
+            writer.running(stop),
+        ):
+            collector.run(stop)
 
 
 def _print(line: str) -> None:

@@ -45,6 +45,7 @@ from polytope_server.object_store.access import Access
 from polytope_server.object_store.bodies import Chunks, Disk, receive
 from polytope_server.object_store.uploads import PartedUploads
 from polytope_server.observability.health import AWAY, OK
+from polytope_server.observability.metrics import Metrics
 from polytope_server.signatures import SignedLinks
 from polytope_server.staging import checked_name, repr_digest
 from polytope_server.staging.local import LocalReader, LocalStaging
@@ -76,31 +77,33 @@ STATUS: Final[Mapping[type[PolytopeError], str]] = {
 _LONGEST_PAGE: Final = 10_000
 
 
-def create_app(section: ObjectStoreSection, staging: LocalStaging) -> Application:
+def create_app(section: ObjectStoreSection, staging: LocalStaging, metrics: Metrics) -> Application:
     """The object store as an ASGI application."""
     disk = Disk(threads=section.threads)
     token = section.token.get_secret_value()
     access = Access(token=token, links=SignedLinks(signing_key(token)), clock=time.time)
     uploads = PartedUploads(staging)
-    app: Application = App(middleware=[_Frame(disk), access])
+    app: Application = App(middleware=[_Frame(disk, metrics), access])
     app.add_error_handler(PolytopeError, _ours)
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _falcons)
     app.add_route("/", Listing(staging, disk))
     app.add_route("/healthz", Healthz())
     app.add_route("/readyz", Readyz(staging, disk))
-    app.add_route("/{name}", Objects(staging, disk, max_bytes=section.max_object))
+    app.add_route("/{name}", Objects(staging, disk, metrics, max_bytes=section.max_object))
     app.add_route("/uploads/new", NewUpload(uploads, disk))
     app.add_route("/uploads/stale", StaleUploads(staging, disk))
-    app.add_route("/uploads/{upload}", Uploads(uploads, disk, max_bytes=section.max_object))
+    app.add_route(
+        "/uploads/{upload}", Uploads(uploads, disk, metrics, max_bytes=section.max_object)
+    )
     return app
 
 
 class _Frame:
     """What is around every answer: headers, one line of log, and the end of the threads."""
 
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
+    def __init__(self, disk: Disk, metrics: Metrics) -> None:
+        self._disk, self._metrics = disk, metrics
 
     async def process_shutdown(self, _scope: object, _event: object) -> None:
         self._disk.close()
@@ -123,6 +126,10 @@ class _Frame:
     ) -> None:
         for name, value in SECURITY_HEADERS:
             resp.set_header(name, value)
+        seconds = time.monotonic() - req.context.started
+        self._metrics.http_request(
+            method=req.method, route=req.uri_template, status=resp.status_code, duration_s=seconds
+        )
         logger.log(
             logging.DEBUG if req.path in ("/healthz", "/readyz") else logging.INFO,
             "answered",
@@ -130,7 +137,7 @@ class _Frame:
                 "method": req.method,
                 "path": req.path,
                 "status": resp.status_code,
-                "seconds": round(time.monotonic() - req.context.started, 4),
+                "seconds": round(seconds, 4),
                 "address": req.remote_addr,
             },
         )
@@ -191,12 +198,17 @@ class Objects:
 
     open_to_links = True
 
-    def __init__(self, staging: LocalStaging, disk: Disk, *, max_bytes: int) -> None:
+    def __init__(
+        self, staging: LocalStaging, disk: Disk, metrics: Metrics, *, max_bytes: int
+    ) -> None:
         self._staging, self._disk, self._max_bytes = staging, disk, max_bytes
+        self._metrics = metrics
 
     async def on_put(self, req: Request, resp: Response, name: str) -> None:
         upload = self._staging.create(name, media_type="")
-        size = await receive(req, upload, self._disk, max_bytes=self._max_bytes)
+        size = await receive(
+            req, upload, self._disk, max_bytes=self._max_bytes, received=self._metrics.received
+        )
         resp.status = falcon.HTTP_201
         resp.media = {"name": name, "size_bytes": size}
 
@@ -226,7 +238,8 @@ class Objects:
             reader.close()
             resp.set_header("Content-Length", str(part.length))
             return
-        resp.set_stream(Chunks(reader.part(part.start, part.length), self._disk), part.length)
+        chunks = Chunks(reader.part(part.start, part.length), self._disk, sent=self._metrics.sent)
+        resp.set_stream(chunks, part.length)
 
     on_head = on_get
 
@@ -257,13 +270,22 @@ class StaleUploads:
 class Uploads:
     """``/uploads/{upload}``"""
 
-    def __init__(self, uploads: PartedUploads, disk: Disk, *, max_bytes: int) -> None:
+    def __init__(
+        self, uploads: PartedUploads, disk: Disk, metrics: Metrics, *, max_bytes: int
+    ) -> None:
         self._uploads, self._disk, self._max_bytes = uploads, disk, max_bytes
+        self._metrics = metrics
 
     async def on_put(self, req: Request, resp: Response, upload: str) -> None:
         offset = req.get_param_as_int("offset", required=True, min_value=0)
         part = self._uploads.part(upload, offset=offset)
-        size = await receive(req, part, self._disk, max_bytes=max(0, self._max_bytes - offset))
+        size = await receive(
+            req,
+            part,
+            self._disk,
+            max_bytes=max(0, self._max_bytes - offset),
+            received=self._metrics.received,
+        )
         resp.media = {"size_bytes": offset + size}
 
     async def on_post(self, req: Request, resp: Response, upload: str) -> None:

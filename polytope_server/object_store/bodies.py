@@ -50,8 +50,18 @@ class Receiver(Protocol):
     def commit(self) -> None: ...
 
 
-async def receive(req: Request, receiver: Receiver, disk: Disk, *, max_bytes: int) -> int:
+async def receive(
+    req: Request,
+    receiver: Receiver,
+    disk: Disk,
+    *,
+    max_bytes: int,
+    received: Callable[[int], None],
+) -> int:
     """Write a body, holding one chunk of it, and commit it if all of it has come; how many bytes.
+
+    Args:
+        received: told of the bytes as they come.
 
     Raises:
         InvalidRequest: its length was not announced, or it was cut off.
@@ -64,17 +74,18 @@ async def receive(req: Request, receiver: Receiver, disk: Disk, *, max_bytes: in
         raise BodyTooLarge(f"The body is larger than {max_bytes} bytes.")
     await disk.run(receiver.__enter__)
     try:
-        received = 0
+        got = 0
         async for piece in _pieces(req):
-            received += len(piece)
+            got += len(piece)
+            received(len(piece))
             await disk.run(receiver.write, piece)
         # a connection that broke ends the body as if it were whole
-        if received != announced:
-            raise InvalidRequest(f"The body was cut off: {received} of {announced} bytes arrived.")
+        if got != announced:
+            raise InvalidRequest(f"The body was cut off: {got} of {announced} bytes arrived.")
         await disk.run(receiver.commit)
     finally:
         await disk.run(receiver.__exit__, None, None, None)
-    return received
+    return got
 
 
 async def _pieces(req: Request) -> AsyncIterator[bytearray]:
@@ -89,10 +100,14 @@ async def _pieces(req: Request) -> AsyncIterator[bytearray]:
 
 
 class Chunks:
-    """An object on its way out, one chunk at a time. Falcon closes it, however the answer ends."""
+    """An object on its way out, one chunk at a time. Falcon closes it, however the answer ends.
 
-    def __init__(self, reader: LocalReader, disk: Disk) -> None:
-        self._reader, self._disk = reader, disk
+    Args:
+        sent: told of the bytes as they go.
+    """
+
+    def __init__(self, reader: LocalReader, disk: Disk, *, sent: Callable[[int], None]) -> None:
+        self._reader, self._disk, self._sent = reader, disk, sent
 
     def __aiter__(self) -> "Chunks":
         return self
@@ -101,6 +116,7 @@ class Chunks:
         chunk = await self._disk.run(next, self._reader, b"")
         if not chunk:
             raise StopAsyncIteration
+        self._sent(len(chunk))
         return chunk
 
     async def close(self) -> None:

@@ -1,19 +1,24 @@
 """The object store as a process of its own."""
 
+import functools
 import logging
+import socket
+from collections.abc import Sequence
 
-from polytope_server.asgi_server import serve
+from polytope_server.asgi_server import listen_patiently, serve
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.config.staging import LocalStagingSection, ObjectStoreSection
 from polytope_server.errors import ConfigurationError
 from polytope_server.lifecycle import Hangup
 from polytope_server.object_store.app import Application, create_app
+from polytope_server.observability.families import STORE
+from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.siblings import SharedListener
 from polytope_server.reloading import Reload
 from polytope_server.staging.local import LocalStaging
 
 BACKEND = "polytope"
-NAME = "object-store"
 
 
 def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
@@ -32,27 +37,33 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
     directory = LocalStagingSection(root_dir=section.root_dir)
     LocalStaging(directory)  # so that a mistake is told at once
     # Nothing of what it serves by may change meanwhile: this is for the log level, and to say so.
-    ours = Reload(files, hangup, config, lambda *_: None, process=NAME, success=logging.DEBUG)
+    ours = Reload(files, hangup, config, lambda *_: None, process=STORE, success=logging.DEBUG)
 
-    def make_app() -> Application:
+    def make_app(listener: SharedListener) -> Application:
         Reload(
             files,
             hangup,
             ours.config,
             lambda *_: None,
-            process=NAME,
+            process=STORE,
             looks=False,
             caution=logging.DEBUG,
         ).start()
-        return create_app(section, LocalStaging(directory))
+        staging, metrics = LocalStaging(directory), Metrics(STORE)
+        listener.answer({"staging": staging.ping}, metrics)
+        return create_app(section, staging, metrics)
 
-    serve(
-        make_app,
-        bind_to=section.bind_to,
-        port=section.port,
-        max_connections=section.max_connections,
-        idle_timeout_s=section.idle_timeout,
-        graceful_timeout_s=section.graceful_timeout,
-        on_ready=None,
-        each_turn=ours.turn,
-    )
+    sockets: Sequence[socket.socket] = ()
+    if section.metrics_port is not None:
+        sockets = listen_patiently(section.metrics_bind_to, section.metrics_port)
+    with SharedListener(sockets, processes=1) as listener:
+        serve(
+            functools.partial(make_app, listener),
+            bind_to=section.bind_to,
+            port=section.port,
+            max_connections=section.max_connections,
+            idle_timeout_s=section.idle_timeout,
+            graceful_timeout_s=section.graceful_timeout,
+            on_ready=None,
+            each_turn=ours.turn,
+        )

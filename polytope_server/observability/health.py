@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from polytope_server.errors import BackendUnavailable, ConfigurationError
-from polytope_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +26,13 @@ _JSON: Final = "application/json"
 _MAX_CONNECTIONS: Final = 16
 _CONNECTION_S: Final = 10.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024
+
+
+class Rendered(Protocol):
+    """What ``/metrics`` answers with."""
+
+    def render(self) -> tuple[bytes, str]:
+        """The text, and its content type."""
 
 
 class Report(NamedTuple):
@@ -126,16 +132,21 @@ class HealthListener:
         bind_to: str,
         port: int,
         checks: Checks | Readiness,
-        metrics: Metrics | None = None,
+        metrics: Rendered | None = None,
+        *,
+        listener: socket.socket | None = None,
     ) -> None:
         """Listen on a port, 0 for any free one; nothing is answered before `start`.
+
+        Args:
+            listener: a socket that listens there already, and is taken over.
 
         Raises:
             ConfigurationError: that cannot be listened on.
         """
         readiness = checks if isinstance(checks, Readiness) else Readiness(checks)
         try:
-            self._server = _Server(bind_to, port, readiness, metrics)
+            self._server = _Server(bind_to, port, readiness, metrics, listener)
         except (OSError, OverflowError) as exc:
             raise ConfigurationError(f"health: cannot listen on {bind_to}:{port}: {exc}") from exc
         self._thread: threading.Thread | None = None
@@ -190,7 +201,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = _MAX_CONNECTIONS
 
     def __init__(
-        self, bind_to: str, port: int, readiness: Readiness, metrics: Metrics | None
+        self,
+        bind_to: str,
+        port: int,
+        readiness: Readiness,
+        metrics: Rendered | None,
+        listener: socket.socket | None,
     ) -> None:
         self.readiness = readiness
         self.metrics = metrics
@@ -199,7 +215,10 @@ class _Server(ThreadingHTTPServer):
         self._open: dict[socket.socket, float] = {}
         if ":" in bind_to:
             self.address_family = socket.AF_INET6
-        super().__init__((bind_to, port), _Handler)
+        super().__init__((bind_to, port), _Handler, bind_and_activate=listener is None)
+        if listener is not None:
+            self.socket.close()
+            self.socket, self.server_address = listener, listener.getsockname()
 
     def server_bind(self) -> None:
         # without the inherited one's question to a name server

@@ -23,6 +23,8 @@ class Waiting:
     id: str
     user: User
     attempt: int
+    since: float | None = None
+    """When it began to wait; None where the store does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +310,12 @@ class RequestStore(Protocol):
 
     def counts(self, wanted: Wanted) -> Mapping[tuple[str, Status], int]:
         """How many requests there are by (collection, status), none left out but those with none."""
+
+    def oldest(self, status: Status) -> Mapping[str, float]:
+        """By collection, since when the request that has stood longest in an unfinished status does so.
+
+        Of WAITING, only the next one of each user is looked at.
+        """
 
     def holder_of(self, post: str) -> str | None:
         """Who holds a post at present, if anybody does."""

@@ -213,12 +213,35 @@ WHERE (:username IS NULL OR json_extract(user, '$.username') = :username)
 """
 
 _WAITING_OF_USER = """
-SELECT turn, seq, id, user, attempt FROM requests
+SELECT turn, seq, id, user, attempt, modified_at FROM requests
 WHERE status = 'waiting' AND collection = ? AND user_id = ? ORDER BY turn, seq LIMIT ?
 """
 
 _AFTER_ALL = chr(0x10FFFF)
 """Comes after every id."""
+
+# From the head of one user's line to that of the next user's, whatever is behind them.
+_OLDEST_WAITING = """
+WITH RECURSIVE heads (seq) AS (
+    SELECT * FROM (SELECT seq FROM requests WHERE status = 'waiting'
+                   ORDER BY collection, user_id, turn, seq LIMIT 1)
+    UNION ALL
+    SELECT coalesce(
+        (SELECT seq FROM requests WHERE status = 'waiting'
+            AND collection = here.collection AND user_id > here.user_id
+         ORDER BY user_id, turn, seq LIMIT 1),
+        (SELECT seq FROM requests WHERE status = 'waiting' AND collection > here.collection
+         ORDER BY collection, user_id, turn, seq LIMIT 1))
+    FROM heads JOIN requests AS here ON here.seq = heads.seq)
+SELECT collection, min(modified_at) AS since FROM heads JOIN requests USING (seq)
+GROUP BY collection
+"""
+
+_OLDEST = """
+SELECT collection, min(modified_at) AS since FROM requests
+WHERE status IN ('uploading', 'waiting', 'queued', 'processing') AND status = ?
+GROUP BY collection
+"""
 
 _PAGE = 500
 """Most names or ids in one statement."""
@@ -470,7 +493,12 @@ class SqliteRequestStore:
             ]
             merged = heapq.merge(*lines, key=lambda row: (row["turn"], row["seq"]))
             return [
-                Waiting(id=row["id"], user=_user(row["user"]), attempt=row["attempt"])
+                Waiting(
+                    id=row["id"],
+                    user=_user(row["user"]),
+                    attempt=row["attempt"],
+                    since=row["modified_at"],
+                )
                 for row, _ in zip(merged, range(limit), strict=False)
             ]
 
@@ -634,6 +662,11 @@ class SqliteRequestStore:
                 ):
                     found[row["collection"], Status(row["status"])] += row["n"]
         return found
+
+    def oldest(self, status: Status) -> Mapping[str, float]:
+        is_waiting = status is Status.WAITING
+        rows = self._rows(_OLDEST_WAITING) if is_waiting else self._rows(_OLDEST, (status,))
+        return {row["collection"]: row["since"] for row in rows}
 
     def holder_of(self, post: str) -> str | None:
         rows = self._rows(

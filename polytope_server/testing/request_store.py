@@ -12,7 +12,15 @@ import pytest
 
 from polytope_server.audit import AuditEntry
 from polytope_server.errors import LimitReached, RequestNotFound, StepLost
-from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
+from polytope_server.request import (
+    DataObject,
+    Lease,
+    Request,
+    Status,
+    Step,
+    Verb,
+    stood_since,
+)
 from polytope_server.request_store import Attendance, Mark, RequestStore, Waiting, Wanted
 from polytope_server.user import User
 
@@ -54,11 +62,17 @@ def start(
     store: RequestStore, request: Request, *, holder: str = "w", lease_s: float = 30.0
 ) -> Request:
     """Take a waiting request to PROCESSING."""
-    queued = enqueue(store, request)
+    return start_queued(store, enqueue(store, request), holder=holder, lease_s=lease_s)
+
+
+def start_queued(
+    store: RequestStore, queued: Request, *, holder: str = "w", lease_s: float = 30.0
+) -> Request:
+    """Take a queued request to PROCESSING."""
     lease = Lease(holder=holder, attempt=queued.attempt)
     return store.apply(
         Step(
-            id=request.id,
+            id=queued.id,
             source=Status.QUEUED,
             target=Status.PROCESSING,
             lease=lease,
@@ -621,6 +635,34 @@ class RequestStoreContract:
         finish(store, start(store, store.add(new_request())))
         assert store.active_counts() == {("c1", JOE.id): 2, ("c2", ANN.id): 1}
         assert store.queued_count() == 1
+
+    def test_the_oldest_of_a_status_is_known_by_collection(self, store: RequestStore) -> None:
+        assert store.oldest(Status.WAITING) == {}
+        mine = [store.add(new_request()) for _ in range(3)]
+        theirs = [store.add(new_request(user=ANN)) for _ in range(2)]
+        other = store.add(new_request(collection="c2", user=ANN))
+        since = {"c1": mine[0].modified_at, "c2": other.modified_at}
+        assert store.oldest(Status.WAITING) == since
+        queued = [enqueue(store, mine[0]), enqueue(store, mine[1])]
+        assert store.oldest(Status.WAITING) == {**since, "c1": mine[2].modified_at}
+        assert store.oldest(Status.QUEUED) == {"c1": queued[0].modified_at}
+        enqueue(store, mine[2])
+        assert store.oldest(Status.WAITING) == {**since, "c1": theirs[0].modified_at}
+        assert store.oldest(Status.PROCESSING) == store.oldest(Status.UPLOADING) == {}
+
+    def test_it_is_known_since_when_a_waiting_request_waits(self, store: RequestStore) -> None:
+        added = store.add(new_request())
+        assert [waiting.since for waiting in _next(store)] == [added.modified_at]
+        back = _give_back(store, start(store, added), count_attempt=True)
+        assert [waiting.since for waiting in _next(store)] == [back.modified_at]
+
+    def test_a_history_tells_when_a_request_came_where_it_was(self, store: RequestStore) -> None:
+        queued = enqueue(store, store.add(new_request()))
+        started = start_queued(store, queued)
+        since = stood_since(started, Status.QUEUED)
+        assert since == pytest.approx(queued.modified_at, abs=0.001)
+        again = start(store, _give_back(store, started, count_attempt=True))
+        assert stood_since(again, Status.QUEUED) is None, "it has been there before"
 
     def test_queued_requests_are_found_for_publishing_again(self, store: RequestStore) -> None:
         one = enqueue(store, store.add(new_request()))

@@ -2,7 +2,8 @@
 
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
-from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen
+from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen, telling_traces
+from polytope_server.observability.families import WORKER
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.reloading import Reload, Snapshot
@@ -19,14 +20,17 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
     """
     stop = Stop()
     stop.on_signals()
-    reload = Reload(files, hangup, config, _sources, process="worker")
-    store: RequestStore = open_chosen("request_store", config.request_store, stop=stop)
-    queue: Queue = open_chosen("queue", config.queue, stop=stop)
-    staging: Staging = open_chosen("staging", config.staging, stop=stop)
-    metrics = Metrics()
+    metrics = Metrics(WORKER)
+    reload = Reload(files, hangup, config, _sources, process=WORKER)
+    store: RequestStore = open_chosen(
+        "request_store", config.request_store, stop=stop, metrics=metrics
+    )
+    queue: Queue = open_chosen("queue", config.queue, stop=stop, metrics=metrics)
+    staging: Staging = open_chosen("staging", config.staging, stop=stop, metrics=metrics)
     settings = config.worker
     checks = {"request_store": store.ping, "queue": queue.ping, "staging": staging.ping}
     with (
+        telling_traces(config.tracing, process=WORKER) as traces,
         listening(settings.health_bind_to, settings.health_port, checks, metrics),
         reload.running(),
     ):
@@ -38,6 +42,7 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             settings=settings,
             metrics=metrics,
             grace_s=config.reload.grace,
+            traces=traces,
         ).run(stop)
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 from enum import StrEnum
 
+from polytope_server.observability.tracing import Parts
 from polytope_server.request import Lease, Request
 from polytope_server.worker.slot_process import SlotProcess
 
@@ -30,6 +31,12 @@ class Run:
         self.bytes_staged = 0
         self.bytes_reported = 0
         self.reason: Reason | None = None
+        self.parts = Parts()
+        """What has been done for it, for its trace."""
+        self.known_good = self.started
+        """When it was last known not to be revoked."""
+        self.told_revoked: float | None = None
+        """When we were told that it is; never, if the hint got lost."""
         self._process: SlotProcess | None = None
         self._lock = threading.Lock()
 

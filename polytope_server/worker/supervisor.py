@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from polytope_server.config.model import WorkerSection
 from polytope_server.errors import (
@@ -22,9 +22,18 @@ from polytope_server.errors import (
 from polytope_server.lifecycle import Stop, Stopped, patiently
 from polytope_server.observability.context import log_context
 from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.tracing import NO_TRACES, Span, Traces, about
 from polytope_server.queue import Delivery, Hints, Queue, Topic
 from polytope_server.reloading import Current
-from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
+from polytope_server.request import (
+    DataObject,
+    Lease,
+    Request,
+    Status,
+    Step,
+    Verb,
+    stood_since,
+)
 from polytope_server.request_store import RequestStore
 from polytope_server.staging import Staging
 from polytope_server.worker import transfer
@@ -71,6 +80,16 @@ class Sources:
         return replace(self, by_name={**known.by_name, **self.by_name})
 
 
+_SLOT_END: Final[Mapping[Reason | None, str]] = {
+    Reason.LOST: "revoked",
+    Reason.DRAIN: "drained",
+    Reason.TIMEOUT: "timeout",
+    Reason.MEMORY: "memory",
+    None: "crashed",
+}
+"""What the metrics call it when a slot's process was killed; None is by nobody of us."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a run ends in the store."""
@@ -103,10 +122,11 @@ class Worker:
         settings: WorkerSection,
         metrics: Metrics,
         grace_s: float,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._store, self._queue, self._staging = store, queue, staging
         self._sources, self._settings, self._metrics = sources, settings, metrics
-        self._grace_s = grace_s
+        self._grace_s, self._traces = grace_s, traces
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._runs: set[Run] = set()
         self._draining = False
@@ -151,7 +171,10 @@ class Worker:
 
     def _slot(self, number: int, stop: Stop) -> None:
         slot = _Slot(
-            holder=f"{self._name}/{number}", settings=self._settings, sources=self._sources
+            holder=f"{self._name}/{number}",
+            settings=self._settings,
+            sources=self._sources,
+            metrics=self._metrics,
         )
         with (
             self._queue.listen(Topic.PUBLISHED) as hints,
@@ -189,6 +212,7 @@ class Worker:
         if request is None:
             return
         self._queue.hint(Topic.CHANGED, request.id)
+        self._tell_taken(request)
         run = Run(request, lease)
         with self._lock:
             self._runs.add(run)
@@ -202,6 +226,8 @@ class Worker:
             with self._lock:
                 self._runs.discard(run)
             self._metrics.slots(busy=len(self._runs), total=self._settings.slots)
+        if run.reason is Reason.LOST:
+            self._tell_cancelled(run, time.monotonic())
 
     def _take(self, delivery: Delivery, lease: Lease) -> Request | None:
         """Take the lease; None if the request is not to be had (any more)."""
@@ -244,19 +270,14 @@ class Worker:
         if outcome is None:
             logger.info("stopped: the request was revoked or is somebody else's by now")
             return
-        done = self._finish(run, outcome)
+        moved = self._finish(run, outcome)
         elapsed_s = time.monotonic() - run.started
-        if not done:
+        if moved is None:
             self._unstage(outcome)
             logger.info("the request was revoked or taken over before it was finished")
             return
         self._queue.hint(Topic.CHANGED, request.id)
-        self._metrics.request_entered(collection=request.collection, status=outcome.target)
-        self._metrics.staged(run.bytes_staged)
-        if outcome.target is not Status.WAITING:
-            self._metrics.request_finished(
-                status=outcome.target, duration_s=self._store.now() - request.created_at
-            )
+        self._tell_moved(run, moved)
         log = logger.warning if outcome.target is Status.FAILED else logger.info
         log(
             "finished",
@@ -356,15 +377,23 @@ class Worker:
                 transfer.archive(run, job, process, self._staging, directory=self._settings.tmp_dir)
                 return None
             return transfer.retrieve(
-                run, job, process, self._staging, max_bytes=self._settings.max_result
+                run,
+                job,
+                process,
+                self._staging,
+                max_bytes=self._settings.max_result,
+                staged=self._metrics.staged,
             )
         finally:
             name = (request.collection, request.datasource)
             is_outdated = self._sources.value.by_name.get(name) != source
-            if is_outdated or not process.is_idle:  # of no use to the next request
+            # of no use to the next request
+            if is_outdated or not process.is_idle or not process.is_alive():
                 slot.discard()
 
     def _after_cut(self, run: Run, *, how: str) -> Outcome | None:
+        reason = run.reason or (Reason.DRAIN if self._abandon.requested else None)
+        self._metrics.slot_ended(_SLOT_END[reason])
         match run.reason:
             case Reason.LOST:
                 return None
@@ -391,8 +420,8 @@ class Worker:
             f"please quote {run.request.id}.",
         )
 
-    def _finish(self, run: Run, outcome: Outcome) -> bool:
-        """Write the outcome; False if the request is not ours any more."""
+    def _finish(self, run: Run, outcome: Outcome) -> Request | None:
+        """Write the outcome; None if the request is not ours any more."""
         step = Step(
             id=run.request.id,
             source=Status.PROCESSING,
@@ -402,29 +431,31 @@ class Worker:
             result=outcome.result,
         )
         try:
-            patiently(lambda: self._store.apply(step), stop=self._abandon, what="request_store")
+            return patiently(
+                lambda: self._store.apply(step), stop=self._abandon, what="request_store"
+            )
         except RequestNotFound:
-            return False
+            return None
         except StepLost:
             return self._was_ours(step)
         except Stopped:
             logger.warning("ended without writing the outcome; the lease will run out")
-            return False
-        return True
+            return None
 
-    def _was_ours(self, step: Step) -> bool:
-        """Whether a step that seems lost is one of ours whose answer got lost on its way."""
+    def _was_ours(self, step: Step) -> Request | None:
+        """The request, if a step that seems lost is one of ours whose answer got lost on its way."""
         try:
             request = patiently(
                 lambda: self._store.get(step.id), stop=self._abandon, what="request_store"
             )
         except (RequestNotFound, Stopped):
-            return False
-        return (
+            return None
+        was_ours = (
             request.status is step.target
             and request.result == step.result
             and (step.lease is not None and request.attempt == step.lease.attempt)
         )
+        return request if was_ours else None
 
     def _unstage(self, outcome: Outcome) -> None:
         if outcome.result is not None:
@@ -439,6 +470,54 @@ class Worker:
             self._store.forget_input(request.id, data)
         except BackendUnavailable as exc:
             logger.info("the collector will remove the input", extra={"cause": str(exc)})
+
+    # --- what is told of it
+
+    def _tell_taken(self, request: Request) -> None:
+        since = stood_since(request, Status.QUEUED)
+        self._metrics.request_moved(request, source=Status.QUEUED, since=since)
+        if since is not None and self._traces.wants(request.id):
+            attributes = about(request, attempt=request.attempt)
+            span = Span(name="queued", start=since, end=request.modified_at, attributes=attributes)
+            self._traces.add(request.id, span)
+
+    def _tell_moved(self, run: Run, moved: Request) -> None:
+        self._metrics.request_moved(moved, source=Status.PROCESSING, since=run.request.modified_at)
+        failed = moved.status is Status.FAILED
+        self._trace_processing(run, end=moved.modified_at, to=moved.status, failed=failed)
+
+    def _trace_processing(self, run: Run, *, end: float, to: str, failed: bool = False) -> None:
+        request = run.request
+        if self._traces.wants(request.id):
+            span = Span(
+                name="processing",
+                start=request.modified_at,
+                end=end,
+                attributes=about(request, to=to, attempt=request.attempt, bytes=run.bytes_staged),
+                failed=failed,
+                parts=run.parts.noted,
+            )
+            self._traces.add(request.id, span)
+
+    def _tell_cancelled(self, run: Run, freed: float) -> None:
+        """How long a revoked request still had its slot. The record is gone, and with it the very moment.
+
+        It is that of the hint, which is sent right after; without one it is the latest moment at which the
+        request was still there, so that what is told is rather too long than too short.
+        """
+        if run.told_revoked is None:
+            try:
+                self._store.get(run.request.id)
+            except RequestNotFound:
+                self._metrics.cancelled(noticed="check", duration_s=freed - run.known_good)
+            except BackendUnavailable as exc:
+                logger.info("Was it revoked, or taken over?", extra={"cause": str(exc)})
+                return
+            else:
+                return  # somebody else has it
+        else:
+            self._metrics.cancelled(noticed="hint", duration_s=freed - run.told_revoked)
+        self._trace_processing(run, end=time.time(), to="cancelled")
 
     # --- the watcher
 
@@ -455,6 +534,9 @@ class Worker:
             while not finished.requested:
                 told = {hint.text for hint in hints.wait(_WATCH_S)}
                 runs = self._running()
+                for run in runs:
+                    if run.request.id in told:
+                        run.told_revoked = time.monotonic()
                 concerned = {self._name, *(run.request.id for run in runs)}
                 try:
                     self._check_limits(runs)
@@ -484,12 +566,15 @@ class Worker:
         """
         latest = {run.request.id: run for run in sorted(runs, key=lambda run: run.lease.attempt)}
         leases = {request_id: run.lease for request_id, run in latest.items()}
+        asked = time.monotonic()
         ours = self._store.renew(leases, duration_s=self._settings.lease)
         for run in runs:
             if run.request.id not in ours or run is not latest[run.request.id]:
                 if run in self._running():
                     run.cut(Reason.LOST)
-            elif run.bytes_staged != run.bytes_reported:
+                continue
+            run.known_good = asked
+            if run.bytes_staged != run.bytes_reported:
                 run.bytes_reported = run.bytes_staged
                 self._store.report(run.request.id, run.lease, bytes_staged=run.bytes_reported)
 
@@ -507,10 +592,17 @@ class _Slot:
     Also when datasources have changed: libraries may remember what they were once opened with.
     """
 
-    def __init__(self, *, holder: str, settings: WorkerSection, sources: Current[Sources]) -> None:
+    def __init__(
+        self,
+        *,
+        holder: str,
+        settings: WorkerSection,
+        sources: Current[Sources],
+        metrics: Metrics,
+    ) -> None:
         self.holder = holder
         self.run: Run | None = None
-        self._settings, self._sources = settings, sources
+        self._settings, self._sources, self._metrics = settings, sources, metrics
         self._process: SlotProcess | None = None
         self._latest = self._known = sources.value
 
@@ -518,12 +610,15 @@ class _Slot:
         """A process that is alive, not worn out, and knows no datasource as it was."""
         process = self._process
         latest, self._latest = self._latest, self._sources.value
-        if process is not None and (
-            not process.is_alive()
-            or process.jobs_done >= self._settings.recycle_after
+        if process is not None and not process.is_alive():
+            self._metrics.slot_ended("crashed")
+            self.discard()
+        elif process is not None and (
+            process.jobs_done >= self._settings.recycle_after
             or process.resident_bytes() > self._settings.recycle_memory
             or (latest is not self._latest and self._latest.outdates(self._known))
         ):
+            self._metrics.slot_ended("recycled")
             self.discard()
         if self._process is None:
             self._known = self._latest

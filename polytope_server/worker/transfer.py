@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -25,20 +25,32 @@ Frames = Generator[tuple[Kind, memoryview], None, None]
 
 
 def retrieve(
-    run: Run, job: Job, process: SlotProcess, staging: Staging, *, max_bytes: int
+    run: Run,
+    job: Job,
+    process: SlotProcess,
+    staging: Staging,
+    *,
+    max_bytes: int,
+    staged: Callable[[int], None],
 ) -> DataObject:
     """Stage what the slot sends, hashing it on the way; holds one frame at a time.
+
+    Args:
+        staged: told how many bytes were written, each time.
 
     Raises:
         DatasourceFailed: with a text for the user; nothing was staged.
         SlotDied: the process ended; nothing was staged.
         StorageFull, BackendUnavailable: staging could not take it; nothing was staged.
     """
-    with contextlib.closing(_frames(process, job)) as frames:
+    with run.parts.part("slot"), contextlib.closing(_frames(process, job)) as frames:
         media_type = _media_type(frames)
         name = result_name("", run.request.id, run.lease.attempt, media_type)
         digest = hashlib.sha256()
-        with staging.create(name, media_type=media_type) as upload:
+        with (
+            run.parts.part("staging"),
+            staging.create(name, media_type=media_type) as upload,
+        ):
             run.bytes_staged = 0
             for _, payload in frames:
                 run.bytes_staged += len(payload)
@@ -49,6 +61,7 @@ def retrieve(
                     )
                 digest.update(payload)
                 upload.write(payload)
+                staged(len(payload))
             upload.commit()
     return DataObject(
         name=name, media_type=media_type, size_bytes=run.bytes_staged, sha256=digest.hexdigest()
@@ -67,10 +80,12 @@ def archive(
         BackendUnavailable: staging is away.
     """
     with tempfile.TemporaryFile(dir=directory) as file:
-        _fetch_input(run, staging, file)
+        with run.parts.part("staging"):
+            _fetch_input(run, staging, file)
         path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-        for _ in _frames(process, replace(job, data=path)):
-            pass
+        with run.parts.part("slot"):
+            for _ in _frames(process, replace(job, data=path)):
+                pass
 
 
 def _fetch_input(run: Run, staging: Staging, file: IO[bytes]) -> None:

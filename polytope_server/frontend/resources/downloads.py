@@ -1,5 +1,6 @@
 """Results, to whoever has a link or owns the request."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import falcon
@@ -15,6 +16,8 @@ from polytope_server.frontend.resources.requests import Polls
 from polytope_server.frontend.threads import Threads
 from polytope_server.http_ranges import Range, RangeNotSatisfiable, parse_range
 from polytope_server.observability.context import bind_context
+from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.tracing import Span, Traces, about
 from polytope_server.request import DataObject, Request, Status, download_name
 from polytope_server.staging import Staging, repr_digest
 
@@ -33,10 +36,13 @@ class Downloads:
         authentication: Authentication,
         staging: Staging,
         threads: Threads,
+        metrics: Metrics,
+        traces: Traces,
     ) -> None:
         self._reader, self._links, self._polls = reader, links, polls
         self._authentication = authentication
         self._staging, self._threads = staging, threads
+        self._metrics, self._traces = metrics, traces
 
     async def on_get(self, req: HttpRequest, resp: Response, first: str, second: str = "") -> None:
         request_id = second or first
@@ -100,7 +106,7 @@ class Downloads:
             resp.set_header("Content-Length", str(part.length))
             return
         bytes_ = await self._threads.run(self._opened, data, part)
-        resp.set_stream(_stream(bytes_, self._threads), part.length)
+        resp.set_stream(self._stream(bytes_, request), part.length)
 
     def _opened(self, data: DataObject, part: Range | None) -> Iterator[bytes]:
         try:
@@ -113,13 +119,19 @@ class Downloads:
                 "The result of this request has been removed; submit it again."
             ) from exc
 
-
-async def _stream(chunks: Iterator[bytes], threads: Threads) -> AsyncIterator[bytes]:
-    """Chunks of a blocking iterator, one at a time; closed when the client goes away."""
-    try:
-        while (chunk := await threads.run(next, chunks, b"")) != b"":
-            yield chunk
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            await threads.run(close)
+    async def _stream(self, chunks: Iterator[bytes], request: Request) -> AsyncIterator[bytes]:
+        """Chunks of a blocking iterator, one at a time; closed when the client goes away."""
+        start, sent_bytes = time.time(), 0
+        try:
+            while (chunk := await self._threads.run(next, chunks, b"")) != b"":
+                yield chunk
+                sent_bytes += len(chunk)
+                self._metrics.downloaded(len(chunk))
+        finally:
+            if self._traces.wants(request.id):
+                attributes = about(request, bytes=sent_bytes)
+                span = Span(name="download", start=start, end=time.time(), attributes=attributes)
+                self._traces.add(request.id, span)
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                await self._threads.run(close)

@@ -1,6 +1,7 @@
 """Submitting, polling, listing and revoking."""
 
 import functools
+import time
 from typing import Any
 
 import falcon
@@ -180,6 +181,7 @@ class Requests:
             collection,
             submission,
             idempotency_key=req.get_header("Idempotency-Key"),
+            began=time.time() - (time.monotonic() - req.context.started),
         )
         bind_context(request_id=request.id)
         self._polls.accepted(req, resp, request, progress(request))

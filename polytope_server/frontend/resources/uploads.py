@@ -5,6 +5,7 @@ import binascii
 import functools
 import hashlib
 import re
+import time
 import uuid
 from contextlib import AbstractContextManager
 
@@ -21,6 +22,8 @@ from polytope_server.frontend.answers import progress
 from polytope_server.frontend.bodies import chunks
 from polytope_server.frontend.resources.requests import Polls
 from polytope_server.frontend.threads import Threads
+from polytope_server.observability.metrics import Metrics
+from polytope_server.observability.tracing import Span, Traces, about
 from polytope_server.queue import Queue, Topic
 from polytope_server.request import (
     BINARY,
@@ -50,11 +53,14 @@ class Uploads:
         store_threads: Threads,
         staging_threads: Threads,
         max_body: int,
+        metrics: Metrics,
+        traces: Traces,
     ) -> None:
         self._polls = polls
         self._store, self._queue, self._staging = store, queue, staging
         self._store_threads, self._staging_threads = store_threads, staging_threads
         self._max_body = max_body
+        self._metrics, self._traces = metrics, traces
 
     async def on_get(self, req: HttpRequest, resp: Response, request_id: str) -> None:
         await self._polls.answer(req, resp, request_id)
@@ -76,6 +82,7 @@ class Uploads:
 
     async def _receive(self, req: HttpRequest, request: Request, md5: str) -> Request:
         """Stage the body, then let the request wait; the body is dropped if it is not as announced."""
+        start, since = time.time(), request.modified_at
         name = input_name("", request.id, uuid.uuid4().hex)
         create = functools.partial(self._staging.create, media_type=BINARY)
         context = await self._staging_threads.run(create, name)
@@ -89,6 +96,11 @@ class Uploads:
             self._must_hold(request, md5)
             return request
         await self._store_threads.run(self._queue.hint, Topic.SUBMITTED, request.id)
+        self._metrics.request_moved(request, source=Status.UPLOADING, since=since)
+        if self._traces.wants(request.id):
+            attributes = about(request, bytes=data.size_bytes)
+            span = Span(name="upload", start=start, end=time.time(), attributes=attributes)
+            self._traces.add(request.id, span)
         return request
 
     async def _stage(
@@ -100,6 +112,7 @@ class Uploads:
         try:
             async for chunk in chunks(req, max_bytes=self._max_body, chunk_bytes=CHUNK_BYTES):
                 await run(hashes.write, upload, chunk)
+                self._metrics.uploaded(len(chunk))
             hashes.must_be(md5)
             await run(upload.commit)
         except BaseException as exc:
@@ -119,6 +132,7 @@ class Uploads:
         hashes = _Hashes()
         async for chunk in chunks(req, max_bytes=self._max_body, chunk_bytes=CHUNK_BYTES):
             await self._staging_threads.run(hashes.update, chunk)
+            self._metrics.uploaded(len(chunk))
         hashes.must_be(md5)
         self._must_hold(request, md5)
 

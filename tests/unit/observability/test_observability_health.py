@@ -231,7 +231,7 @@ def test_everything_that_is_counted_is_rendered_in_the_text_format() -> None:
     metrics.request_entered(collection="od", status="queued")
     metrics.request_finished(status="processed", duration_s=2.0)
     metrics.http_request(method="GET", route="/api/v1/test", status=200, duration_s=0.002)
-    metrics.backend_failed("staging")
+    metrics.backend_failed(abstraction="staging", backend="s3", operation="read", reason="away")
     metrics.slots(busy=1, total=2)
     metrics.staged(1 << 20)
     metrics.cycle(0.004)
@@ -243,7 +243,8 @@ def test_everything_that_is_counted_is_rendered_in_the_text_format() -> None:
         'polytope_request_duration_seconds_sum{status="processed"} 2.0',
         'polytope_http_requests_total{method="GET",route="/api/v1/test",status="200"} 1.0',
         'polytope_http_request_duration_seconds_count{method="GET",route="/api/v1/test"} 1.0',
-        'polytope_backend_errors_total{abstraction="staging"} 1.0',
+        'polytope_backend_errors_total{abstraction="staging",backend="s3",operation="read",'
+        'reason="away"} 1.0',
         "polytope_slots_busy 1.0",
         "polytope_slots_total 2.0",
         "polytope_staged_bytes_total 1.048576e+06",

@@ -3,7 +3,8 @@
 A guess is a credential that has not been proven. What counts is how many different ones came lately
 for one user from one address: a client that repeats the same wrong password guesses nothing. Each
 guess gets its turn, one after the other, so that sending many at once gains nothing, and is counted
-when it gets the turn, so that hanging up before the answer gains nothing either.
+when it gets the turn, so that hanging up before the answer gains nothing either. The same holds, from more
+guesses on, for one address and all users together: new names are as cheap as new passwords.
 """
 
 import functools
@@ -17,6 +18,8 @@ from typing import Final
 from polytope_server.errors import NotAuthenticated
 
 FREE_GUESSES: Final = 5
+FREE_GUESSES_OF_ADDRESS: Final = 20
+"""Of all users together: many who log in for the first time may share an address."""
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
 LONGEST_WAIT_S: Final = 2 * LONGEST_PAUSE_S
@@ -26,15 +29,15 @@ REMEMBERED_S: Final = 600.0
 PROVEN_S: Final = 3600.0
 
 _MAX_PLACES: Final = 8192
-_MAX_GUESSES: Final = 32  # more than it takes to reach the longest pause
+_MAX_GUESSES: Final = 40  # more than it takes to reach the longest pause
 _MAX_PROVEN: Final = 8192
 
 
-def pause_s(guesses: int) -> float:
+def pause_s(guesses: int, *, free: int = FREE_GUESSES) -> float:
     """How long a guess must keep away from the one before it, if so many came before."""
-    if guesses < FREE_GUESSES:
+    if guesses < free:
         return 0.0
-    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(guesses - FREE_GUESSES, 16))
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(guesses - free, 16))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -67,8 +70,10 @@ class Guesses:
         self._places: OrderedDict[bytes, _Place] = OrderedDict()
         self._proven: OrderedDict[bytes, float] = OrderedDict()
 
-    def wait_s(self, place: bytes, guess: bytes) -> float:
+    def wait_s(self, place: bytes, guess: bytes, *, free: int = FREE_GUESSES) -> float:
         """Take a turn for a guess, and say how long it is until then. A guess keeps its turn.
+
+        The first *free* ones do not wait.
 
         Raises:
             NotAuthenticated: too many are waiting already; the guess is not worth a look.
@@ -80,7 +85,9 @@ class Guesses:
             turns = self._at(place, now).turns
             turn = turns.get(guess)
             if turn is None:
-                turn = max(now, next(reversed(turns.values()), now)) + pause_s(len(turns))
+                turn = max(now, next(reversed(turns.values()), now)) + pause_s(
+                    len(turns), free=free
+                )
                 if turn - now > LONGEST_WAIT_S:
                     raise NotAuthenticated(
                         "There were too many failed logins. Wait some seconds and try again."
@@ -89,6 +96,11 @@ class Guesses:
                 if len(turns) > _MAX_GUESSES:
                     turns.popitem(last=False)
             return max(0.0, turn - now)
+
+    def is_proven(self, guess: bytes) -> bool:
+        """Whether a credential was accepted lately, and not refused since."""
+        with self._lock:
+            return self._is_proven(guess, self._clock())
 
     def was_right(self, place: bytes, guess: bytes) -> None:
         """A credential was accepted: it is no guess, wherever it comes from."""

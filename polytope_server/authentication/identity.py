@@ -5,13 +5,20 @@ import json
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final, Self
 
 from polytope_server.authentication import Authenticator
-from polytope_server.authentication.guessing import Guesses, neighbourhood
+from polytope_server.authentication.guessing import (
+    FREE_GUESSES,
+    FREE_GUESSES_OF_ADDRESS,
+    Guesses,
+    neighbourhood,
+)
 from polytope_server.authentication.header import Credential, parse
 from polytope_server.authorization import Authorizer
 from polytope_server.caching import Cache
@@ -28,9 +35,12 @@ logger = logging.getLogger(__name__)
 EVERYBODY: Final = "default"
 """The role that every authenticated user has."""
 LIFETIME_S: Final = 60.0
+KNOWN_S: Final = 10.0
+"""How long a process goes by what it has just learnt of a user, without a look into the cache."""
 REFUSAL_LIFETIME_S: Final = 5.0
 
 # Clients crash on a refusal whose text says that something has run out, so none here does.
+_MAX_KNOWN: Final = 8192
 _REFUSED: Final = "The credentials were not accepted."
 
 
@@ -73,6 +83,9 @@ class Identity:
         self._key: bytes = before._key if before else secrets.token_bytes(32)
         self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
         text = json.dumps({name: realm.model_dump() for name, realm in self._sections.items()})
+        self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
+        self._clock = clock
+        self._lock = Lock()
         self._fingerprint = self._digest("realms", text).hex()
         self._by_scheme: dict[str, list[Authenticator]] = {}
         for realm in realms.values():
@@ -137,22 +150,38 @@ class Identity:
     def delay_s(self, authorization: str | None, address: str) -> float:
         """How long to wait before `identify` is called with these credentials; mostly 0.
 
-        Never blocks, so the event loop may ask. Not zero after failed logins of the same user from
-        the same address. The wait is at most `guessing.LONGEST_WAIT_S`.
+        Never blocks, so the event loop may ask. Not zero after failed logins of the same user from the same
+        address, or of very many users from there. The wait is at most `guessing.LONGEST_WAIT_S`.
 
         Raises:
             NotAuthenticated: too many guesses are waiting already, or the header is not acceptable.
         """
         return max(
             (
-                self._guesses.wait_s(
-                    self._place(address, credential, name), self._guess(credential)
-                )
+                self._guesses.wait_s(place, self._guess(credential), free=free)
                 for credential in parse(authorization)
-                for name in self._login_names(credential)
+                for place, free in self._places(address, credential)
             ),
             default=0.0,
         )
+
+    def recall(self, authorization: str | None) -> User | None:
+        """Who has just been identified by this header here. Never blocks, and costs next to nothing."""
+        if authorization is None:
+            return None
+        key = self._digest("known", authorization)
+        with self._lock:
+            until, user = self._known.get(key, (0.0, None))
+            return user if self._clock() < until else None
+
+    def is_proven(self, authorization: str | None) -> bool:
+        """Whether all of these credentials were accepted lately: then `identify` is quick. Never blocks.
+
+        Raises:
+            NotAuthenticated: the header is not acceptable.
+        """
+        credentials = parse(authorization)
+        return all(self._guesses.is_proven(self._guess(credential)) for credential in credentials)
 
     def identify(self, authorization: str | None, *, address: str) -> User:
         """Who sends this header; of several credentials, the first that is accepted counts. Blocks.
@@ -169,6 +198,7 @@ class Identity:
         key = self._digest("cache", self._fingerprint, *parts).hex()
         remembered = self._recall(key)
         if isinstance(remembered, User):
+            self._know(authorization, remembered)
             return remembered
         if isinstance(remembered, _Nobody):
             raise NotAuthenticated(_REFUSED)
@@ -181,7 +211,15 @@ class Identity:
         user = self._with_grants(user)
         if cacheable and not any(looks_secret(name) for name in user.attributes):
             self._remember(key, user, self._lifetime_s)
+            self._know(authorization, user)
         return user
+
+    def _know(self, authorization: str | None, user: User) -> None:
+        with self._lock:
+            until = self._clock() + min(KNOWN_S, self._lifetime_s)
+            self._known[self._digest("known", authorization or "")] = (until, user)
+            if len(self._known) > _MAX_KNOWN:
+                self._known.popitem(last=False)
 
     def _wanted(self) -> str:
         schemes = ", ".join(self.schemes) or "none"
@@ -194,9 +232,7 @@ class Identity:
         away: BackendUnavailable | None = None
         for credential in credentials:
             guess = self._guess(credential)
-            places = [
-                self._place(address, credential, name) for name in self._login_names(credential)
-            ]
+            places = [place for place, _ in self._places(address, credential)]
             judged = True
             for each in self._authenticators(credential):
                 try:
@@ -241,8 +277,14 @@ class Identity:
         names = {each.login_name(credential.text) for each in self._authenticators(credential)}
         return names - {""}
 
-    def _place(self, address: str, credential: Credential, name: str) -> bytes:
-        return self._digest("place", neighbourhood(address), credential.scheme.lower(), name)
+    def _places(self, address: str, credential: Credential) -> Iterator[tuple[bytes, int]]:
+        """Where a guess is counted, and how many are free there; nowhere if it says no name."""
+        where, scheme = neighbourhood(address), credential.scheme.lower()
+        names = self._login_names(credential)
+        for name in names:
+            yield self._digest("place", where, scheme, name), FREE_GUESSES
+        if names:
+            yield self._digest("address", where), FREE_GUESSES_OF_ADDRESS
 
     def _guess(self, credential: Credential) -> bytes:
         return self._digest("guess", credential.scheme.lower(), credential.text)

@@ -85,8 +85,10 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     pool = functools.partial(Threads, size=settings.threads)
     store_threads = pool("request_store", timeout_s=_STORE_TIMEOUT_S)
     submit_threads = pool("submission", timeout_s=_STORE_TIMEOUT_S)
+    large_threads = Threads("large submissions", size=2, timeout_s=_STORE_TIMEOUT_S)
     staging_threads = pool("staging", timeout_s=_STAGING_TIMEOUT_S)
     identity_threads = pool("authentication", timeout_s=_IDENTITY_TIMEOUT_S)
+    login_threads = pool("login", timeout_s=_IDENTITY_TIMEOUT_S)
     health_threads = Threads("health", size=2, timeout_s=_IDENTITY_TIMEOUT_S)
 
     reader = Reader(store, store_threads)
@@ -99,7 +101,10 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     )
     polls = Polls(reader=reader, watcher=watcher, urls=urls, links=links, hold_s=settings.long_poll)
     authentication = Authentication(
-        services.policy, identity_threads, proxy_support=settings.proxy_support
+        services.policy,
+        threads=identity_threads,
+        login_threads=login_threads,
+        proxy_support=settings.proxy_support,
     )
     readiness = Readiness(
         {
@@ -127,7 +132,15 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
         authentication,
         _Lifespan(
             watcher,
-            (store_threads, submit_threads, staging_threads, identity_threads, health_threads),
+            (
+                store_threads,
+                submit_threads,
+                large_threads,
+                staging_threads,
+                identity_threads,
+                login_threads,
+                health_threads,
+            ),
             services.traces,
         ),
     ]
@@ -164,6 +177,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
             polls=polls,
             store=store,
             threads=submit_threads,
+            large_threads=large_threads,
             max_body=settings.max_request,
         ),
     )

@@ -9,12 +9,14 @@ from typing import Any, Final
 from falcon.asgi import Request, Response
 
 from polytope_server.asgi_server import SECURITY_HEADERS
+from polytope_server.authentication.identity import Identity
 from polytope_server.errors import NotAuthenticated
 from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.threads import Threads
 from polytope_server.observability.context import bind_context
 from polytope_server.observability.metrics import Metrics
 from polytope_server.reloading import Current
+from polytope_server.user import User
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +90,16 @@ class Authentication:
     A resource whose class says ``open_to_all`` is left alone, and may call `identify` itself.
     """
 
-    def __init__(self, policy: Current[Policy], threads: Threads, *, proxy_support: bool) -> None:
-        self._policy, self._threads = policy, threads
+    def __init__(
+        self,
+        policy: Current[Policy],
+        *,
+        threads: Threads,
+        login_threads: Threads,
+        proxy_support: bool,
+    ) -> None:
+        """*login_threads* are for credentials that may be wrong: many of them keep nobody else waiting."""
+        self._policy, self._threads, self._login_threads = policy, threads, login_threads
         self._proxy_support = proxy_support
 
     async def process_request(self, req: Request, _resp: Response) -> None:
@@ -104,20 +114,25 @@ class Authentication:
 
     async def identify(self, req: Request, resp: Response) -> None:
         """Set ``req.context.user``, or raise `NotAuthenticated` with the challenges set."""
-        policy: Policy = req.context.policy
+        identity = req.context.policy.identity
         authorization = req.get_header("Authorization")
-        where = address(req, proxy_support=self._proxy_support)
         try:
-            delay_s = policy.identity.delay_s(authorization, where)
-            if delay_s:
-                await asyncio.sleep(delay_s)
-            user = await self._threads.run(policy.identity.identify, authorization, address=where)
+            user = identity.recall(authorization) or await self._asked(req, identity, authorization)
         except NotAuthenticated:
-            if challenges := policy.identity.challenges():
+            if challenges := identity.challenges():
                 resp.set_header("WWW-Authenticate", challenges)
             raise
         req.context.user = user
         bind_context(user=user.username)
+
+    async def _asked(self, req: Request, identity: Identity, authorization: str | None) -> User:
+        where = address(req, proxy_support=self._proxy_support)
+        if identity.is_proven(authorization):
+            return await self._threads.run(identity.identify, authorization, address=where)
+        delay_s = identity.delay_s(authorization, where)
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        return await self._login_threads.run(identity.identify, authorization, address=where)
 
 
 def address(req: Request, *, proxy_support: bool = False) -> str:

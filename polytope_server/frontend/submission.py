@@ -105,7 +105,7 @@ class Submit:
         self,
         user: User,
         collection: Collection,
-        submission: Submission,
+        body: bytes,
         *,
         idempotency_key: str | None,
         began: float,
@@ -119,6 +119,7 @@ class Submit:
             InvalidRequest, LimitReached
             BackendUnavailable: nothing was stored.
         """
+        submission = Submission.from_body(body)
         if idempotency_key is not None and not 0 < len(idempotency_key) <= KEY_LENGTH:
             raise InvalidRequest(f"An Idempotency-Key has 1 to {KEY_LENGTH} characters.")
         if submission.url:

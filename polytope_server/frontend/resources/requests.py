@@ -20,7 +20,7 @@ from polytope_server.frontend.bodies import expect_json, whole
 from polytope_server.frontend.links import Links
 from polytope_server.frontend.polling import Reader, Watcher
 from polytope_server.frontend.revocation import Revoke
-from polytope_server.frontend.submission import Submission, Submit, usable
+from polytope_server.frontend.submission import Submit, usable
 from polytope_server.frontend.threads import Threads
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.observability.context import bind_context
@@ -28,6 +28,7 @@ from polytope_server.request import Request, Status, Verb
 from polytope_server.request_store import RequestStore
 from polytope_server.user import User
 
+_LARGE_BYTES = 1 << 14
 _PAGE = 500
 
 
@@ -150,10 +151,13 @@ class Requests:
         polls: Polls,
         store: RequestStore,
         threads: Threads,
+        large_threads: Threads,
         max_body: int,
     ) -> None:
+        """*large_threads* are for submissions that take long to read: few, so that others get their turn."""
         self._submit, self._revoke = submit, revoke
         self._polls, self._threads, self._max_body = polls, threads, max_body
+        self._large_threads = large_threads
         self._listing = _Listing(store=store, threads=threads, polls=polls)
 
     async def on_get(self, req: HttpRequest, resp: Response, name: str) -> None:
@@ -174,12 +178,13 @@ class Requests:
         user = req.context.user
         collection = usable(req.context.policy.collections, user, name)
         expect_json(req)
-        submission = Submission.from_body(await whole(req, max_bytes=self._max_body))
-        request = await self._threads.run(
+        body = await whole(req, max_bytes=self._max_body)
+        threads = self._threads if len(body) <= _LARGE_BYTES else self._large_threads
+        request = await threads.run(
             self._submit,
             user,
             collection,
-            submission,
+            body,
             idempotency_key=req.get_header("Idempotency-Key"),
             began=time.time() - (time.monotonic() - req.context.started),
         )

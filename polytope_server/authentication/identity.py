@@ -72,7 +72,7 @@ class Identity:
         self._refusal_lifetime_s = refusal_lifetime_s
         self._key: bytes = before._key if before else secrets.token_bytes(32)
         self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
-        text = json.dumps({name: realm.model_dump() for name, realm in self._sections.items()})
+        text = json.dumps({name: realm.written() for name, realm in self._sections.items()})
         self._fingerprint = self._digest("realms", text).hex()
         self._by_scheme: dict[str, list[Authenticator]] = {}
         for realm in realms.values():
@@ -104,8 +104,9 @@ class Identity:
         for name, section in sections.items():
             where = f"authentication.{name}"
             known = before._sections.get(name) if before else None
+            authenticators, authorizers = known.written() if known else ("", "")
             realm = before._realms[name] if before and known else Realm()
-            if known is None or known.authenticators != section.authenticators:
+            if section.written()[0] != authenticators:
                 made = _open(
                     "authentication",
                     section.authenticators,
@@ -114,7 +115,7 @@ class Identity:
                     realm=name,
                 )
                 realm = replace(realm, authenticators=tuple(made))
-            if known is None or known.authorizers != section.authorizers:
+            if section.written()[1] != authorizers:
                 made = _open(
                     "authorization",
                     section.authorizers,

@@ -82,7 +82,7 @@ class Identity:
         self._refusal_lifetime_s = refusal_lifetime_s
         self._key: bytes = before._key if before else secrets.token_bytes(32)
         self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
-        text = json.dumps({name: realm.model_dump() for name, realm in self._sections.items()})
+        text = json.dumps({name: realm.written() for name, realm in self._sections.items()})
         self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
         self._clock = clock
         self._lock = Lock()
@@ -117,8 +117,9 @@ class Identity:
         for name, section in sections.items():
             where = f"authentication.{name}"
             known = before._sections.get(name) if before else None
+            authenticators, authorizers = known.written() if known else ("", "")
             realm = before._realms[name] if before and known else Realm()
-            if known is None or known.authenticators != section.authenticators:
+            if section.written()[0] != authenticators:
                 made = _open(
                     "authentication",
                     section.authenticators,
@@ -127,7 +128,7 @@ class Identity:
                     realm=name,
                 )
                 realm = replace(realm, authenticators=tuple(made))
-            if known is None or known.authorizers != section.authorizers:
+            if section.written()[1] != authorizers:
                 made = _open(
                     "authorization",
                     section.authorizers,

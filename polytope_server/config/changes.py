@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from polytope_server.config.identity import RealmSection
 from polytope_server.config.model import Choice, Config
 from polytope_server.config.section import Section
 
@@ -33,12 +34,14 @@ _READ_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "broker": frozenset({"broker"}),
         "worker": frozenset({"worker"}),
         "garbage_collector": frozenset({"garbage-collector"}),
+        "usage": frozenset({"garbage-collector"}),
+        "admin": frozenset(),
         "request_store": _WITH_STORE,
         "queue": _WITH_STORE,
         "staging": frozenset({"frontend", "worker", "garbage-collector", "object-store"}),
     }
 )
-"""Which processes read a field of `Config`; one that is not here concerns all."""
+"""Which processes read a field of `Config`; one that is not here concerns all. A command reads `admin`."""
 
 
 class _Login(NamedTuple):
@@ -91,7 +94,6 @@ def taken_up(running: Config, new: Config) -> Config:
 def changes(running: Config, new: Config, *, process: str) -> Changes:
     """What *new* changes for a process that was started with, or has taken up, *running*."""
     before, after = running.collections, new.collections
-    realms = running.authentication.keys() | new.authentication.keys()
     logins, new_logins = set(_logins(running)), set(_logins(new))
     rest = [
         name
@@ -105,16 +107,25 @@ def changes(running: Config, new: Config, *, process: str) -> Changes:
         collections_changed=_in_order(
             name for name in before.keys() & after.keys() if before[name] != after[name]
         ),
-        realms_changed=_in_order(
-            realm
-            for realm in realms
-            if running.authentication.get(realm) != new.authentication.get(realm)
-        ),
+        realms_changed=_in_order(_changed_realms(running.authentication, new.authentication)),
         users_added=len(new_logins - logins),
         users_removed=len(logins - new_logins),
         settings_changed=_in_order(rest),
         need_restart=_in_order(_need_restart(running, new, process)),
     )
+
+
+def _changed_realms(
+    before: Mapping[str, RealmSection], after: Mapping[str, RealmSection]
+) -> Iterator[str]:
+    """In each realm, and between them, the first who accepts somebody counts: order is part of it."""
+    stayed = [realm for realm in before if realm in after]
+    is_in_order = stayed == [realm for realm in after if realm in before]
+    for realm in before.keys() | after.keys():
+        old, new = before.get(realm), after.get(realm)
+        is_same = old is not None and new is not None and old.written() == new.written()
+        if not (is_same and is_in_order):
+            yield realm
 
 
 def users(config: Config) -> int:

@@ -1,5 +1,6 @@
 """Sections about who users are and what they may do: realms, and the ``plain`` back-ends."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -48,6 +49,15 @@ class RealmSection(Section):
 
     authenticators: Backends = Field(default_factory=dict, repr=False)
     authorizers: Backends = Field(default_factory=dict, repr=False)
+
+    def written(self) -> tuple[str, str]:
+        """Authenticators and authorizers as JSON, in their order, which equal mappings need not share.
+
+        For comparing; nobody may see it.
+        """
+        return json.dumps(self.authenticators, default=dict), json.dumps(
+            self.authorizers, default=dict
+        )
 
 
 class PlainUser(Section):

@@ -40,6 +40,17 @@ def test_the_same_changes_nothing(read: Read, process: str) -> None:
     assert not differ(read, "{}", process=process)
 
 
+def test_the_order_of_those_who_are_asked_in_turn_counts(read: Read) -> None:
+    one, two = "{type: plain, users: [{uid: joe, password: a}]}", "{type: plain, users: []}"
+    first = f"authentication: {{r: {{authenticators: {{x: {one}, y: {two}}}}}, s: {{}}}}"
+    for other in (
+        f"authentication: {{r: {{authenticators: {{y: {two}, x: {one}}}}}, s: {{}}}}",
+        f"authentication: {{s: {{}}, r: {{authenticators: {{x: {one}, y: {two}}}}}}}",
+    ):
+        found = changes(read(first).config, read(other).config, process="frontend")
+        assert "r" in found.realms_changed
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
@@ -66,6 +77,10 @@ def test_the_same_changes_nothing(read: Read, process: str) -> None:
             Changes(realms_changed=("s",), users_added=1),
         ),
         ("authentication: null", Changes(realms_changed=("r",), users_removed=2)),
+        (
+            "authentication: !replace {s: {}, r: {}}",
+            Changes(realms_changed=("r", "s"), users_removed=2),
+        ),
         ("coercion: {allow_lists: [x]}", Changes(settings_changed=("coercion.allow_lists",))),
         ("logging: {level: debug}", Changes(settings_changed=("logging.level",))),
         ("logging: {mode: console}", Changes(need_restart=("logging.mode",))),
@@ -75,6 +90,7 @@ def test_the_same_changes_nothing(read: Read, process: str) -> None:
         ("queue: null", Changes(need_restart=("queue",))),
         ("reload: {interval: 5}", Changes(need_restart=("reload.interval",))),
         ("broker: {interval: 5}\nworker: {slots: 7}", Changes()),
+        ("admin: {users: [root]}\nusage: {keep: 1d}", Changes()),
         ("version: '2'\nfrontend: {host: x}\ndeployment: {a: b}", Changes()),
     ],
 )

@@ -4,14 +4,18 @@ import base64
 import hashlib
 import json
 import socket
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import requests
-from deployment import USERS, Deployment, until
+from argon2 import PasswordHasher
+from deployment import REALM, USERS, Deployment, until
 
 JOE = base64.b64encode(f"joe:{USERS['joe']}".encode()).decode()
 
@@ -267,3 +271,39 @@ def test_waiting_connections_do_not_shut_others_out(server: Deployment) -> None:
     finally:
         for connection in idle:
             connection.close()
+
+
+def test_a_flood_of_logins_keeps_no_known_user_waiting(tmp_path: Path) -> None:
+    """Each refusal costs an Argon2 verification, of which few run at once."""
+    hashed = PasswordHasher().hash("hash-pw")
+    users = [{"uid": "joe", "password": USERS["joe"]}, {"uid": "hashed", "password": hashed}]
+    realm = {"authenticators": {"local": {"type": "plain", "users": users}}}
+    deployment = Deployment(
+        tmp_path / "d", replaced={"authentication": {REALM: realm}}, names=("frontend",)
+    )
+    over = threading.Event()
+    answers: Counter[int] = Counter()
+
+    def flood(number: int) -> None:
+        tries = 0
+        while not over.is_set():
+            tries += 1
+            auth = (f"user-{number}-{tries}", "x")
+            answers[requests.get(f"{server.api}/user", auth=auth, timeout=60).status_code] += 1
+
+    with deployment as server:
+        assert server.call("GET", "/user").status_code == 200
+        threads = [threading.Thread(target=flood, args=(number,)) for number in range(40)]
+        for thread in threads:
+            thread.start()
+        try:
+            until(lambda: answers.total() >= 40)
+            for _ in range(5):
+                begin = time.monotonic()
+                assert server.call("GET", "/user").status_code == 200
+                assert time.monotonic() - begin < 2
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+    assert set(answers) == {401}

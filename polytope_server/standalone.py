@@ -17,7 +17,7 @@ from typing import IO, Any, Final
 
 from polytope_server.asgi_server import listen_patiently
 from polytope_server.config.files import ConfigFiles
-from polytope_server.config.loading import BASE_VARIABLE, Loaded, load, system_file_of
+from polytope_server.config.loading import BASE_VARIABLE, Loaded, are_there, load
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.lifecycle import PARENT_VARIABLE, Hangup, Stop
 from polytope_server.observability.health import ask
@@ -108,7 +108,7 @@ class _OperatorsFiles:
     """What the operator says, and what we say because of it: a user of ours, if there are no others."""
 
     def __init__(self, files: Sequence[Path], hangup: Hangup, data_dir: Path) -> None:
-        self._are_named = bool(files)
+        self._named = files
         self._files, self._hangup = ConfigFiles(files, environ=os.environ), hangup
         self._data_dir = data_dir
         self._password: str | None = None
@@ -121,9 +121,9 @@ class _OperatorsFiles:
         Raises:
             ConfigurationError: they cannot be used.
         """
-        system_file = system_file_of(os.environ)
-        are_there = self._are_named or (system_file is not None and system_file.exists())
-        has_users = are_there and bool(self._files.load().config.authentication)
+        has_users = are_there(self._named, environ=os.environ) and bool(
+            self._files.load().config.authentication
+        )
         self._password = None if has_users else password_of(self._data_dir)
         return configuration(self._data_dir, port=PORT, password=self._password)
 

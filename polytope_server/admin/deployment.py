@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from polytope_server.admin.operator import Operator
 from polytope_server.collection import Collection, collections_of
-from polytope_server.config.loading import BASE_VARIABLE, load, system_file_of
+from polytope_server.config.loading import BASE_VARIABLE, are_there, load
 from polytope_server.config.model import Config
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.queue import Queue, Topic
@@ -73,7 +73,7 @@ def configuration(files: Sequence[Path], data_dir: Path | None) -> Config:
                 f"--data-dir: {made} cannot be found; no standalone server has run there"
             )
         environ = {**environ, BASE_VARIABLE: str(made)}
-    elif not files and not ((system := system_file_of(environ)) and system.exists()):
+    elif not are_there(files, environ=environ):
         raise ConfigurationError(
             "name the configuration with -f FILE, or a standalone server's directory with "
             "--data-dir DIR"

@@ -45,6 +45,12 @@ def system_file_of(environ: Mapping[str, str], otherwise: Path | None = SYSTEM_F
     return Path(name) if name else None
 
 
+def are_there(files: Sequence[Path | str], *, environ: Mapping[str, str]) -> bool:
+    """Whether the operator says anything: in named files, or in a system file that is there."""
+    system_file = system_file_of(environ)
+    return bool(files) or (system_file is not None and system_file.exists())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """A configuration that can be used.

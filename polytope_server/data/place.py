@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polytope_server.config.embedded import SqliteQueueSection, SqliteStoreSection
-from polytope_server.config.loading import SYSTEM_FILE, load
+from polytope_server.config.loading import are_there, load
 from polytope_server.config.model import Choice, Config, UsageSection
 from polytope_server.errors import ConfigurationError
 from polytope_server.queue.hints import has_listeners
@@ -79,7 +79,7 @@ def place_of(
         ConfigurationError: none is named, or the files are wrong.
     """
     if data_dir is None:
-        if not files and not SYSTEM_FILE.exists():
+        if not are_there(files, environ=environ):
             raise ConfigurationError(
                 "whose data? name the directory of a standalone server with --data-dir DIR, or the "
                 "configuration with -f FILE"
@@ -94,7 +94,9 @@ def place_of(
         )
     directory = data_dir.expanduser().absolute()
     own = Config.model_validate(configuration(directory, port=1, password=None))
-    config = load(files, strict=strict, environ=environ).config if files else own
+    config = own
+    if are_there(files, environ=environ):
+        config = load(files, strict=strict, environ=environ).config
     usage = config.usage
     return Place(
         request_store=config.request_store or own.backend("request_store"),

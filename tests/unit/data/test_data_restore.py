@@ -321,6 +321,17 @@ def test_files_say_where_the_data_are_and_the_directory_where_they_do_not(tmp_pa
     assert (place.database, place.usage.path, place.password) == (tmp_path / "r", None, None)
 
 
+def test_the_systems_file_is_among_them(tmp_path: Path) -> None:
+    system = tmp_path / "system.yaml"
+    environ = {"POLYTOPE_SYSTEM_CONFIG": str(system)}
+    with pytest.raises(ConfigurationError, match="whose data"):
+        place_of([], None, strict=True, environ=environ)
+    system.write_text(f"staging: {{local: {{root_dir: {tmp_path / 'disk'}}}}}\n")
+    place = place_of([], tmp_path / "d", strict=True, environ=environ)
+    assert place.staging.options == {"root_dir": str(tmp_path / "disk")}
+    assert place.database == tmp_path / "d" / "requests.sqlite"
+
+
 def test_a_request_store_that_is_not_embedded_has_tools_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("request_store: {mongodb: {uri: x}}\n")

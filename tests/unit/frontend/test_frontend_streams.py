@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from polytope_server.frontend.resources.downloads import stream
-from polytope_server.frontend.threads import Threads, Turns
+from polytope_server.frontend.threads import Threads, Turns, stream
 
 
 @pytest.fixture

@@ -121,7 +121,9 @@ class DedupStaging:
                     self._drop(content.name)
         return removed
 
-    def url(self, name: str, *, download_name: str, media_type: str, expires_s: int) -> None:
+    def url(
+        self, name: str, *, download_name: str, media_type: str, sha256: str, expires_s: int
+    ) -> None:
         """None, always: the frontend serves what is here."""
 
     def free_bytes(self) -> int:

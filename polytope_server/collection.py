@@ -220,7 +220,10 @@ def datasource_section(kind: str) -> type[DatasourceSection] | None:
     """
     section = section_of("datasource", kind)
     if section is not None and not issubclass(section, DatasourceSection):
-        raise ConfigurationError(f"the datasource type {kind!r} has no DatasourceSection as Config")
+        raise ConfigurationError(
+            f"datasource: {kind!r} has no Config that is a subclass of "
+            f"{DatasourceSection.__module__}.DatasourceSection"
+        )
     return section
 
 

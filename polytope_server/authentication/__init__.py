@@ -6,7 +6,10 @@ from polytope_server.user import User
 
 
 class Authenticator(Protocol):
-    """Turns the credential of one scheme into a user of its realm. Safe between threads."""
+    """Turns the credential of one scheme into a user of its realm. Safe between threads.
+
+    Made with its `Config` and the name of its realm, ``(config, *, realm)``.
+    """
 
     scheme: str
     """The word of the Authorization header that this reads; compared without case."""

@@ -69,7 +69,11 @@ def section_of(abstraction: str, name: str) -> type[Section] | None:
         return found
     installed = backends(abstraction).names
     if name in installed:
-        config: type[Section] = load_backend(abstraction, name).Config
+        config = getattr(load_backend(abstraction, name), "Config", None)
+        if not (isinstance(config, type) and issubclass(config, Section)):
+            raise ConfigurationError(
+                f"{abstraction}: {name!r} has no Config that is a subclass of {Section.__module__}.Section"
+            )
         return config
     if (abstraction, name) in REFUSED:
         raise ConfigurationError(REFUSED[abstraction, name])

@@ -3,7 +3,8 @@
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -43,3 +44,35 @@ class Threads:
     def close(self) -> None:
         """Start nothing new; what runs ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Turns:
+    """Lets the calls of one object happen one after the other, in whatever threads.
+
+    A call whose client has gone, or whose time is up, goes on in its thread, and the next one, which
+    closes the object, must not come in between.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def taking(self, call: Callable[P, T]) -> Callable[P, T]:
+        """The same call, which waits for its turn."""
+
+        def in_turn(*args: P.args, **kwargs: P.kwargs) -> T:
+            with self._lock:
+                return call(*args, **kwargs)
+
+        return in_turn
+
+
+async def stream(chunks: Iterator[bytes], threads: Threads) -> AsyncGenerator[bytes, None]:
+    """Chunks of a blocking iterator, one at a time; closed when the client goes away."""
+    turns = Turns()
+    try:
+        while (chunk := await threads.run(turns.taking(next), chunks, b"")) != b"":
+            yield chunk
+    finally:
+        close = getattr(chunks, "close", None)
+        if close is not None:
+            await threads.run(turns.taking(close))

@@ -42,7 +42,10 @@ class StoredObject:
 
 
 class Upload(Protocol):
-    """An object that is being written and that nobody sees yet."""
+    """An object that is being written and that nobody sees yet.
+
+    The calls on it, entering and leaving among them, come one after the other, but from any threads.
+    """
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take these bytes, or block until they can be taken; the buffer is free again on return.
@@ -53,14 +56,21 @@ class Upload(Protocol):
         """
 
     def commit(self) -> None:
-        """Make the object visible, whole, in place of any other of that name; durable on return."""
+        """Make the object visible, whole, in place of any other of that name; durable on return.
+
+        Raises:
+            StorageFull: there is no room for the rest of it.
+            BackendUnavailable: the upload is broken, over, or was removed as stale.
+        """
 
 
 class Staging(Protocol):
     """Named objects of any size. For what names there are, see `checked_name`.
 
     A name that cannot be raises ValueError, and every method may raise `BackendUnavailable`. Safe between
-    threads and processes. Memory in use is bounded by a small number of `CHUNK_BYTES` per transfer.
+    threads, and between processes, each of which opens the storage for itself. Memory in use is bounded
+    by a small number of `CHUNK_BYTES` per transfer. A call that waits for a server gives up in less than
+    two minutes.
     """
 
     def ping(self) -> None:
@@ -69,6 +79,8 @@ class Staging(Protocol):
     def create(self, name: str, *, media_type: str) -> AbstractContextManager[Upload]:
         """Write an object. Leaving the context without `commit` leaves nothing behind.
 
+        The media type is there for storages whose own links tell it to clients.
+
         Raises:
             StorageFull: there is no room.
         """
@@ -76,11 +88,14 @@ class Staging(Protocol):
     def read(self, name: str, *, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """The bytes of an object from *offset*, *length* of them or to its end, in chunks.
 
-        The object is opened before this returns, so that a missing one is known at once; close the
-        iterator (generators have ``close``) to stop early.
+        No chunk is empty or larger than `CHUNK_BYTES`. The object is opened before this returns, so that
+        a missing one is known at once, and what is read is the object as it was then, even if it is
+        replaced or deleted meanwhile. To stop early, close the iterator if it has a ``close``, as generators
+        do. Its calls come one after the other, but from any threads.
 
         Raises:
             ObjectNotFound
+            BackendUnavailable: also in the middle, rather than ending before all bytes have come.
         """
 
     def stat(self, name: str) -> StoredObject:
@@ -90,10 +105,16 @@ class Staging(Protocol):
         """Remove an object; one that is not there is no error."""
 
     def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Sequence[StoredObject]:
-        """Visible objects whose names begin with *prefix*, by name, from behind the name *after*."""
+        """Visible objects whose names begin with *prefix*, by name, from behind the name *after*.
+
+        The first *limit* of them at most. An empty answer is the end; a short one need not be.
+        """
 
     def remove_stale_uploads(self, *, age_s: float) -> int:
-        """Remove what killed writers have left of uploads begun so long ago; returns how many."""
+        """Remove what killed writers have left of uploads begun so long ago; returns how many.
+
+        The collector calls it now and then. A writer that goes on all the same finds its upload broken.
+        """
 
     def url(
         self, name: str, *, download_name: str, media_type: str, sha256: str, expires_s: int

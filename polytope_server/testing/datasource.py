@@ -1,5 +1,9 @@
 """What every datasource must do. Subclass `DatasourceContract` and give it the fixtures that it names."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,15 @@ def query_of(request: dict[str, Any] | None = None, *, text: str = "", name: str
 def retrieved(datasource: Datasource, query: Query) -> bytes:
     """All the data, each chunk copied before the next is asked for."""
     return b"".join(bytes(chunk) for chunk in datasource.retrieve(query))
+
+
+@contextmanager
+def handed_over(data: bytes) -> Iterator[Path]:
+    """A file as a worker hands it over: it can be read, but it has no name of its own."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
 
 
 class DatasourceContract:
@@ -57,15 +70,14 @@ class DatasourceContract:
         assert len(next(datasource.retrieve(query))) > 0
         assert retrieved(datasource, query) == expected
 
-    def test_it_takes_data_only_if_it_says_so(
-        self, datasource: Datasource, query: Query, tmp_path: Path
-    ) -> None:
+    def test_it_takes_data_only_if_it_says_so(self, datasource: Datasource, query: Query) -> None:
         verbs = type(datasource).Config.verbs  # type: ignore[attr-defined]
         assert Verb.RETRIEVE in verbs
         if Verb.ARCHIVE not in verbs:
-            data = tmp_path / "data"
-            data.write_bytes(b"anything")
-            with pytest.raises(DatasourceFailed, match=r"\w+ \w+"):
+            with (
+                handed_over(b"anything") as data,
+                pytest.raises(DatasourceFailed, match=r"\w+ \w+"),
+            ):
                 datasource.archive(query, data)
 
 
@@ -88,18 +100,16 @@ class ArchivingContract:
     """For datasources that keep data. Fixtures: `datasource`, `new` (a query), `data` (the bytes of it)."""
 
     def test_what_is_archived_can_be_retrieved(
-        self, datasource: Datasource, new: Query, data: bytes, tmp_path: Path
+        self, datasource: Datasource, new: Query, data: bytes
     ) -> None:
-        file = tmp_path / "data"
-        file.write_bytes(data)
-        datasource.archive(new, file)
+        with handed_over(data) as file:
+            datasource.archive(new, file)
         assert retrieved(datasource, new) == data
 
     def test_it_may_be_archived_again(
-        self, datasource: Datasource, new: Query, data: bytes, tmp_path: Path
+        self, datasource: Datasource, new: Query, data: bytes
     ) -> None:
-        file = tmp_path / "data"
-        file.write_bytes(data)
-        for _ in range(2):
-            datasource.archive(new, file)
+        with handed_over(data) as file:
+            for _ in range(2):
+                datasource.archive(new, file)
         assert retrieved(datasource, new) == data

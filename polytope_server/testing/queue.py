@@ -1,4 +1,4 @@
-"""What every queue must do. Subclass `QueueContract` and give it a `queue` fixture."""
+"""What every queue must do. Subclass `QueueContract` and give it the fixtures that it names."""
 
 import threading
 import time
@@ -12,7 +12,11 @@ def message(number: int, *, attempt: int = 1) -> Message:
 
 
 class QueueContract:
-    """The contract of `polytope_server.queue.Queue`."""
+    """The contract of `polytope_server.queue.Queue`.
+
+    Fixtures: `queue`, with nothing in it, and `again`, the same queue opened once more, as every process
+    does for itself.
+    """
 
     def test_it_answers(self, queue: Queue) -> None:
         queue.ping()
@@ -42,6 +46,16 @@ class QueueContract:
         queue.publish([message(1)])
         queue.put_back(_receive(queue))
         assert _receive(queue).message == message(1)
+
+    def test_all_processes_share_messages_and_hints(self, queue: Queue, again: Queue) -> None:
+        with again.listen(Topic.PUBLISHED) as hints:
+            queue.publish([message(1)])
+            assert Topic.PUBLISHED in {hint.topic for hint in hints.wait(5)}
+        delivery = _receive(again)
+        assert delivery.message == message(1)
+        assert queue.receive() is None
+        again.acknowledge(delivery)
+        _until(lambda: queue.size() == 0)
 
     def test_attempts_are_told_apart(self, queue: Queue) -> None:
         queue.publish([message(1, attempt=1), message(1, attempt=2)])

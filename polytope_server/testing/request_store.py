@@ -1,4 +1,7 @@
-"""What every request store must do. Subclass `RequestStoreContract` and give it a `store` fixture."""
+"""What every request store must do.
+
+Subclass `RequestStoreContract` and give it the fixtures that it names.
+"""
 
 import itertools
 import threading
@@ -132,7 +135,11 @@ def start_over(
 
 
 class RequestStoreContract:
-    """The contract of `polytope_server.request_store.RequestStore`."""
+    """The contract of `polytope_server.request_store.RequestStore`.
+
+    Fixtures: `store`, with nothing in it, and `again`, the same store opened once more, as every process
+    does for itself.
+    """
 
     def test_it_answers(self, store: RequestStore) -> None:
         store.ping()
@@ -149,6 +156,16 @@ class RequestStoreContract:
         assert added.status is Status.WAITING
         assert added.created_at == added.modified_at > 0
         assert added.status_history == {"waiting": added.created_at}
+
+    def test_all_processes_see_the_same_requests(
+        self, store: RequestStore, again: RequestStore
+    ) -> None:
+        request = store.add(new_request())
+        assert again.get(request.id) == request
+        queued = enqueue(again, request)
+        assert store.get(request.id) == queued
+        with pytest.raises(StepLost):
+            enqueue(store, request)
 
     def test_attributes_of_a_user_are_not_stored(self, store: RequestStore) -> None:
         user = User(username="joe", realm="r", attributes={"ecmwf-apikey": "hush"})

@@ -1,4 +1,8 @@
-"""What every staging back-end must do. Subclass `StagingContract` and give it a `staging` fixture."""
+"""What every staging back-end must do.
+
+Subclass `StagingContract`, and `StorageFullContract` if a test can fill the storage, and give them the
+fixtures that they name.
+"""
 
 import hashlib
 import threading
@@ -6,12 +10,12 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import pytest
 import requests
 
-from polytope_server.errors import BackendUnavailable, ObjectNotFound
+from polytope_server.errors import BackendUnavailable, ObjectNotFound, StorageFull
 from polytope_server.staging import CHUNK_BYTES, Staging, StoredObject, repr_digest
 
 MEDIA_TYPE: Final = "application/octet-stream"
@@ -36,6 +40,9 @@ HOSTILE_NAMES: Final = (
 _MANY: Final = 2500
 _LARGE_BYTES: Final = 64 * CHUNK_BYTES
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def put(staging: Staging, name: str, data: bytes = b"data") -> None:
     """Store an object."""
@@ -59,7 +66,11 @@ def everything(staging: Staging, prefix: str = "", *, limit: int = 1000) -> list
 
 
 class StagingContract:
-    """The contract of `polytope_server.staging.Staging`."""
+    """The contract of `polytope_server.staging.Staging`.
+
+    Fixtures: `staging`, with nothing in it, and `again`, the same storage opened once more, as every
+    process does for itself.
+    """
 
     def test_it_answers(self, staging: Staging) -> None:
         staging.ping()
@@ -280,6 +291,31 @@ class StagingContract:
         assert read.digest() == written.digest()
         assert peak_bytes < 24 * CHUNK_BYTES
 
+    def test_all_processes_see_the_same_objects(self, staging: Staging, again: Staging) -> None:
+        with staging.create("a", media_type=MEDIA_TYPE) as upload:
+            upload.write(b"data")
+            assert again.list("") == []
+            upload.commit()
+        assert get(again, "a") == b"data"
+        assert again.list("") == [staging.stat("a")]
+        again.delete("a")
+        with pytest.raises(ObjectNotFound):
+            staging.read("a")
+
+    def test_calls_may_come_from_any_threads(self, staging: Staging) -> None:
+        data = b"x" * (3 * CHUNK_BYTES)
+        context = _elsewhere(staging.create, "a", media_type=MEDIA_TYPE)
+        upload = _elsewhere(context.__enter__)
+        _elsewhere(upload.write, data)
+        _elsewhere(upload.write, data)
+        _elsewhere(upload.commit)
+        _elsewhere(context.__exit__, None, None, None)
+        chunks = _elsewhere(staging.read, "a")
+        assert len(_elsewhere(next, chunks)) > 0
+        assert len(_elsewhere(next, chunks)) > 0
+        _elsewhere(chunks.close)  # type: ignore[attr-defined]
+        assert staging.stat("a").size_bytes == 2 * len(data)
+
     def test_one_write_may_be_larger_than_any_buffer(self, staging: Staging) -> None:
         data = hashlib.shake_256(b"seed").digest(1 << 16) * 320
         put(staging, "a", data)
@@ -356,6 +392,28 @@ class StagingContract:
     def test_the_room_left_is_a_number_or_unknown(self, staging: Staging) -> None:
         free = staging.free_bytes()
         assert free is None or free > 0
+
+
+class StorageFullContract:
+    """For storages that can be made to have no room.
+
+    Fixture: `full`, with nothing in it, and room for small objects, but not for one of 64 MiB.
+    """
+
+    def test_no_room_is_said_to_be_no_room_and_nothing_is_left(self, full: Staging) -> None:
+        put(full, "small")
+        with pytest.raises(StorageFull):
+            put(full, "large", b"x" * _LARGE_BYTES)
+        assert [each.name for each in full.list("")] == ["small"]
+        assert full.remove_stale_uploads(age_s=0) == 0
+        put(full, "other")
+        assert get(full, "other") == b"data"
+
+
+def _elsewhere(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The call's result, in a thread of its own."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(call, *args, **kwargs).result()
 
 
 def _in_threads(names: Sequence[str], work: Callable[[str], None]) -> None:

@@ -107,6 +107,7 @@ class Deployment:
     Args:
         changes: merged into the configuration.
         replaced: whole sections in place of ours.
+        python: whose environment the processes run in.
     """
 
     def __init__(
@@ -116,13 +117,14 @@ class Deployment:
         changes: Mapping[str, Any] | None = None,
         replaced: Mapping[str, Any] | None = None,
         names: Sequence[str] = PROCESSES,
+        python: str | Path = sys.executable,
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.api = f"{self.url}/api/v1"
-        self.names = names
+        self.names, self.python = names, python
         self.tree = _merged(configuration(directory, self.port), changes or {}) | dict(
             replaced or {}
         )
@@ -156,7 +158,7 @@ class Deployment:
         label = label or name
         with (self.directory / f"{label}.log").open("ab") as log:
             self.processes[label] = subprocess.Popen(
-                [sys.executable, "-m", "polytope_server", name, "-f", str(self.file)],
+                [self.python, "-m", "polytope_server", name, "-f", str(self.file)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 
 import falcon
 from falcon.asgi import Request as HttpRequest
@@ -13,7 +14,7 @@ from polytope_server.frontend.links import Links
 from polytope_server.frontend.middleware import Authentication
 from polytope_server.frontend.polling import Reader
 from polytope_server.frontend.resources.requests import Polls
-from polytope_server.frontend.threads import Threads
+from polytope_server.frontend.threads import Threads, stream
 from polytope_server.http_ranges import Range, RangeNotSatisfiable, parse_range
 from polytope_server.observability.context import bind_context
 from polytope_server.observability.metrics import Metrics
@@ -120,18 +121,15 @@ class Downloads:
             ) from exc
 
     async def _stream(self, chunks: Iterator[bytes], request: Request) -> AsyncIterator[bytes]:
-        """Chunks of a blocking iterator, one at a time; closed when the client goes away."""
         start, sent_bytes = time.time(), 0
         try:
-            while (chunk := await self._threads.run(next, chunks, b"")) != b"":
-                yield chunk
-                sent_bytes += len(chunk)
-                self._metrics.downloaded(len(chunk))
+            async with aclosing(stream(chunks, self._threads)) as parts:
+                async for chunk in parts:
+                    yield chunk
+                    sent_bytes += len(chunk)
+                    self._metrics.downloaded(len(chunk))
         finally:
             if self._traces.wants(request.id):
                 attributes = about(request, bytes=sent_bytes)
                 span = Span(name="download", start=start, end=time.time(), attributes=attributes)
                 self._traces.add(request.id, span)
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                await self._threads.run(close)

@@ -21,7 +21,7 @@ from polytope_server.errors import (
 from polytope_server.frontend.answers import progress
 from polytope_server.frontend.bodies import chunks
 from polytope_server.frontend.resources.requests import Polls
-from polytope_server.frontend.threads import Threads
+from polytope_server.frontend.threads import Threads, Turns
 from polytope_server.observability.metrics import Metrics
 from polytope_server.observability.tracing import Span, Traces, about
 from polytope_server.queue import Queue, Topic
@@ -106,19 +106,20 @@ class Uploads:
     async def _stage(
         self, req: HttpRequest, context: AbstractContextManager[Upload], name: str, md5: str
     ) -> DataObject:
-        run = self._staging_threads.run
+        run, turns = self._staging_threads.run, Turns()
+        leave = turns.taking(context.__exit__)
         hashes = _Hashes()
         upload = await run(context.__enter__)
         try:
             async for chunk in chunks(req, max_bytes=self._max_body, chunk_bytes=CHUNK_BYTES):
-                await run(hashes.write, upload, chunk)
+                await run(turns.taking(hashes.write), upload, chunk)
                 self._metrics.uploaded(len(chunk))
             hashes.must_be(md5)
-            await run(upload.commit)
+            await run(turns.taking(upload.commit))
         except BaseException as exc:
-            await run(context.__exit__, type(exc), exc, exc.__traceback__)
+            await run(leave, type(exc), exc, exc.__traceback__)
             raise
-        await run(context.__exit__, None, None, None)
+        await run(leave, None, None, None)
         return DataObject(
             name=name,
             media_type=BINARY,

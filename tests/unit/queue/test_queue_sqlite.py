@@ -26,6 +26,10 @@ class TestSqlite(QueueContract):
     def queue(self, tmp_path: Path) -> Queue:
         return open_queue(tmp_path / "queue.sqlite")
 
+    @pytest.fixture
+    def again(self, tmp_path: Path) -> Queue:
+        return open_queue(tmp_path / "queue.sqlite")
+
 
 def test_a_message_twice_is_there_once(tmp_path: Path) -> None:
     queue = open_queue(tmp_path / "q.sqlite")

@@ -38,6 +38,10 @@ class TestSqlite(RequestStoreContract):
     def store(self, tmp_path: Path) -> RequestStore:
         return open_store(tmp_path / "data" / "requests.sqlite")
 
+    @pytest.fixture
+    def again(self, tmp_path: Path) -> RequestStore:
+        return open_store(tmp_path / "data" / "requests.sqlite")
+
 
 def test_its_files_are_closed_to_others(tmp_path: Path) -> None:
     path = tmp_path / "data" / "requests.sqlite"

@@ -2,12 +2,14 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +61,29 @@ class RunningStore:
         except requests.ConnectionError:
             return False
 
+    def _children(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(child) for child in path.read_text().split()]
+
+    @contextmanager
+    def limited(self, size_bytes: int) -> Iterator[None]:
+        """Meanwhile no file of it can grow beyond that."""
+        limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in self._children()}
+        for pid, (_, hard) in limits.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, hard))
+        yield
+        for pid, before in limits.items():
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
     def kill(self) -> None:
         """As a crash would: the whole of it, at once."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        children = self._children()
         self.process.kill()
-        for child in children.split():
-            os.kill(int(child), signal.SIGKILL)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
         self.process.wait()
         deadline = time.monotonic() + 10
-        while any(Path(f"/proc/{child}").exists() for child in children.split()):
+        while any(Path(f"/proc/{child}").exists() for child in children):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 

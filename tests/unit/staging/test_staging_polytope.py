@@ -18,7 +18,13 @@ from polytope_server.request import GRIB
 from polytope_server.staging import CHUNK_BYTES, Staging
 from polytope_server.staging.polytope import ObjectStoreStaging
 from polytope_server.staging.wire import PART_BYTES
-from polytope_server.testing.staging import MEDIA_TYPE, StagingContract, get, put
+from polytope_server.testing.staging import (
+    MEDIA_TYPE,
+    StagingContract,
+    StorageFullContract,
+    get,
+    put,
+)
 
 TOKEN = "token-of-the-store-for-tests"
 
@@ -31,7 +37,19 @@ def staging(empty_store: Any) -> Staging:
     return made
 
 
-class TestObjectStoreStaging(StagingContract):
+@pytest.fixture
+def again(empty_store: Any) -> Staging:
+    return client(**empty_store.options)
+
+
+@pytest.fixture
+def full(empty_store: Any, staging: Staging) -> Iterator[Staging]:
+    """A limit on the size of the store's files stands in for a full disk."""
+    with empty_store.limited(1 << 20):
+        yield staging
+
+
+class TestObjectStoreStaging(StagingContract, StorageFullContract):
     """The contract, kept by `ObjectStoreStaging`."""
 
 

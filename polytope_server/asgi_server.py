@@ -67,6 +67,9 @@ _STALLED_S: Final = 5.0
 """So long a body may pause, even if others wait for the connection."""
 _PROGRESS_BYTES: Final = 1024
 """Less than that is no progress of a body."""
+_UNREAD_BYTES: Final = 64 << 20
+_UNREAD_S: Final = 5.0
+"""What is still taken of a body after its answer."""
 _SWEEP_S: Final = 1.0
 _HEARTBEAT_S: Final = 60
 """An event loop that stands still for so long is killed and replaced."""
@@ -373,6 +376,19 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
 
         with suppress(_ClientGone):
             await self._asgi(scope, _at_once(scope, receive), send_to_somebody)
+            await self._take_the_rest(receive)
+
+    async def _take_the_rest(self, receive: Receive) -> None:
+        """Take what the client still sends after its answer, within bounds, so that it comes to read it.
+
+        A connection that is closed on unread data is reset, and what was answered gets lost. With the
+        body at its end the connection can be used again; else gunicorn closes it.
+        """
+        left = _UNREAD_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_UNREAD_S):
+                while self._expects_body and left > 0 and not self._closed:
+                    left -= len((await receive()).get("body", b""))
 
     def cut_body(self) -> None:
         """Wait for the rest of the body no longer: the application is told that it is cut off."""

@@ -336,6 +336,25 @@ def test_bodies_that_stop_keep_nobody_out(serve: Callable[..., Served]) -> None:
             connection.close()
 
 
+def test_an_answer_does_not_wait_for_the_rest_of_the_body(serve: Callable[..., Served]) -> None:
+    served = serve()
+    with served.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\ny")
+        connection.settimeout(3)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 405")
+        until(lambda: is_closed(connection), deadline_s=8)
+
+
+def test_what_is_still_sent_after_the_answer_is_taken(serve: Callable[..., Served]) -> None:
+    served = serve()
+    with served.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (8 * MIB))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 405")
+        connection.sendall(b"y" * 8 * MIB)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
 def test_a_cut_upload_is_told_from_a_whole_one_by_its_length(serve: Callable[..., Served]) -> None:
     served = serve()
     with served.connect() as connection:

@@ -53,7 +53,6 @@ SECURITY_HEADERS: Final = (
 _REFUSALS: Final[Mapping[int, str]] = {
     400: "This is not a well-formed HTTP request.",
     414: "The address of this request is too long.",
-    426: "This server does not speak this version of WebSocket.",
     431: "The headers of this request are too long, or too many.",
     500: "Internal error; the log of the server has the story.",
     501: "This server does not know the Transfer-Encoding of this request.",
@@ -362,6 +361,10 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
         super()._resume_reading()
         if self._expects_body:
             self._connections.receives(self)
+
+    def _is_websocket_upgrade(self, _request: Any) -> bool:
+        # no application of ours speaks it: it is answered as if it had not asked for another protocol
+        return False
 
     def _arm_keepalive_timer(self) -> None:
         # called when an answer is finished; the timer is ours

@@ -464,6 +464,18 @@ def test_what_is_no_http_is_refused_in_the_shape_of_every_error(
     assert "hunter2" not in message
 
 
+def test_who_asks_for_a_websocket_is_answered_as_if_not(serve: Callable[..., Served]) -> None:
+    served = serve()
+    upgrade = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    assert requests.get(served.url, headers=upgrade, timeout=10).status_code == 200
+    assert "Traceback" not in served.errors
+
+
 def test_a_hangup_starts_new_worker_processes(serve: Callable[..., Served]) -> None:
     served = serve()
     before = requests.get(served.url, timeout=10).json()["pid"]

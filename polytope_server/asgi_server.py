@@ -336,6 +336,15 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
         self._connections.reads(self)
         super().data_received(data)
 
+    def _feed_callback_parser(self, data: bytes) -> bool:
+        try:
+            goes_on: bool = super()._feed_callback_parser(data)
+        except ValueError:  # more digits in a number than int() reads
+            self._send_error_response(400, "")
+            self._close_transport()
+            return False
+        return goes_on
+
     def _on_headers_complete(self) -> bool:
         self._expects_body = True
         self._connections.receives(self)

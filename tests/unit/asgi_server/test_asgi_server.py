@@ -440,6 +440,11 @@ def test_at_the_limit_of_working_connections_new_ones_wait_their_turn(
             400,
             "well-formed",
         ),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+            400,
+            "well-formed",
+        ),
     ],
 )
 def test_what_is_no_http_is_refused_in_the_shape_of_every_error(
@@ -462,6 +467,7 @@ def test_what_is_no_http_is_refused_in_the_shape_of_every_error(
     assert text in message
     assert message.endswith(".")
     assert "hunter2" not in message
+    assert "Traceback" not in served.errors
 
 
 def test_who_asks_for_a_websocket_is_answered_as_if_not(serve: Callable[..., Served]) -> None:

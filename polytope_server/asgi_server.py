@@ -1,9 +1,9 @@
 """A Falcon application on gunicorn's own ASGI worker, inside our process.
 
 gunicorn parses, forks and restarts; what it leaves unbounded is bounded here. A connection may wait for a
-request, send the headers of one, or take its answer only so long, and there is a limit on how many there
-are. At the limit the one that has waited longest without a request gives way, so that connections that do
-nothing keep nobody out.
+request, send the headers of one, stop in the middle of a body, or take its answer only so long, and there
+is a limit on how many there are. At the limit the one from which nothing has come for the longest time gives
+way, so that connections that do nothing keep nobody out.
 """
 
 import asyncio
@@ -53,7 +53,6 @@ SECURITY_HEADERS: Final = (
 _REFUSALS: Final[Mapping[int, str]] = {
     400: "This is not a well-formed HTTP request.",
     414: "The address of this request is too long.",
-    426: "This server does not speak this version of WebSocket.",
     431: "The headers of this request are too long, or too many.",
     500: "Internal error; the log of the server has the story.",
     501: "This server does not know the Transfer-Encoding of this request.",
@@ -63,6 +62,13 @@ _HEADERS_S: Final = 20.0
 """From the first byte of a request to the end of its headers."""
 _CHANCE_S: Final = 0.1
 """What a client needs at least to send a request once it is connected."""
+_STALLED_S: Final = 5.0
+"""So long a body may pause, even if others wait for the connection."""
+_PROGRESS_BYTES: Final = 1024
+"""Less than that is no progress of a body."""
+_UNREAD_BYTES: Final = 64 << 20
+_UNREAD_S: Final = 5.0
+"""What is still taken of a body after its answer."""
 _SWEEP_S: Final = 1.0
 _HEARTBEAT_S: Final = 60
 """An event loop that stands still for so long is killed and replaced."""
@@ -312,6 +318,8 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
         self.app = self._answer
         self.unsent_bytes = 0
         self.moved_at = 0.0
+        self.progress_bytes = 0
+        self._expects_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._connections.add(self)
@@ -328,10 +336,44 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
         self._connections.reads(self)
         super().data_received(data)
 
+    def _feed_callback_parser(self, data: bytes) -> bool:
+        try:
+            goes_on: bool = super()._feed_callback_parser(data)
+        except ValueError:  # more digits in a number than int() reads
+            self._send_error_response(400, "")
+            self._close_transport()
+            return False
+        return goes_on
+
     def _on_headers_complete(self) -> bool:
-        self._connections.works(self)
+        self._expects_body = True
+        self._connections.receives(self)
         skip_body: bool = super()._on_headers_complete()
         return skip_body
+
+    def _on_body(self, chunk: bytes) -> None:
+        self._connections.progresses(self, len(chunk))
+        super()._on_body(chunk)
+
+    def _on_message_complete(self) -> None:
+        self._expects_body = False
+        self._connections.works(self)
+        super()._on_message_complete()
+
+    def _pause_reading(self) -> None:
+        # the application is slower than the client, who is not to blame for it
+        if self._expects_body:
+            self._connections.works(self)
+        super()._pause_reading()
+
+    def _resume_reading(self) -> None:
+        super()._resume_reading()
+        if self._expects_body:
+            self._connections.receives(self)
+
+    def _is_websocket_upgrade(self, _request: Any) -> bool:
+        # no application of ours speaks it: it is answered as if it had not asked for another protocol
+        return False
 
     def _arm_keepalive_timer(self) -> None:
         # called when an answer is finished; the timer is ours
@@ -346,6 +388,28 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]
 
         with suppress(_ClientGone):
             await self._asgi(scope, _at_once(scope, receive), send_to_somebody)
+            await self._take_the_rest(receive)
+
+    async def _take_the_rest(self, receive: Receive) -> None:
+        """Take what the client still sends after its answer, within bounds, so that it comes to read it.
+
+        A connection that is closed on unread data is reset, and what was answered gets lost. With the
+        body at its end the connection can be used again; else gunicorn closes it.
+        """
+        left = _UNREAD_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_UNREAD_S):
+                while self._expects_body and left > 0 and not self._closed:
+                    left -= len((await receive()).get("body", b""))
+
+    def cut_body(self) -> None:
+        """Wait for the rest of the body no longer: the application is told that it is cut off."""
+        self._expects_body = False
+        receiver = self._body_receiver
+        if receiver is not None:
+            # as gunicorn does after a time-out of its own; it closes the connection after the answer
+            receiver._body_wait_expired = True
+            receiver._wake_waiter()
 
     def close(self) -> None:
         """Close it when what has been written is sent."""
@@ -387,6 +451,8 @@ class _Connections:
         """Without a byte of a request, since when."""
         self._reading: dict[_Connection, float] = {}
         """With a part of the headers, since when."""
+        self._receiving: dict[_Connection, float] = {}
+        """With a part of the body, since when without progress."""
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -410,10 +476,23 @@ class _Connections:
         if self._waiting.pop(connection, None) is not None:
             self._reading[connection] = self._clock()
 
+    def receives(self, connection: _Connection) -> None:
+        """The headers are there, and the client can send a body."""
+        self.works(connection)
+        if connection in self._all:
+            connection.progress_bytes = 0
+            self._receiving[connection] = self._clock()
+
+    def progresses(self, connection: _Connection, size_bytes: int) -> None:
+        """So much of a body came."""
+        connection.progress_bytes += size_bytes
+        if connection.progress_bytes >= _PROGRESS_BYTES and connection in self._receiving:
+            self.receives(connection)
+
     def works(self, connection: _Connection) -> None:
-        """A request is there, or the connection has gone."""
-        self._waiting.pop(connection, None)
-        self._reading.pop(connection, None)
+        """All of a request is there, or it is not the client that is waited for, or it has gone."""
+        for line in (self._waiting, self._reading, self._receiving):
+            line.pop(connection, None)
 
     def waits(self, connection: _Connection) -> None:
         """An answer is finished."""
@@ -428,12 +507,16 @@ class _Connections:
             await asyncio.wait_for(self._changed.wait(), at_most_s)
 
     def make_room(self) -> bool:
-        """Close the one that has waited longest, if there is one that could have sent its request."""
-        latest = self._clock() - _CHANCE_S
+        """Close the one that has been silent longest, if there is one that could have sent more."""
+        now = self._clock()
         oldest = [
             found
-            for line in (self._waiting, self._reading)
-            if (found := next((c for c in line.items() if self._is_idle(c, latest)), None))
+            for line, chance_s in (
+                (self._waiting, _CHANCE_S),
+                (self._reading, _CHANCE_S),
+                (self._receiving, _STALLED_S),
+            )
+            if (found := next((c for c in line.items() if self._is_idle(c, now - chance_s)), None))
         ]
         if not oldest:
             return False
@@ -450,16 +533,17 @@ class _Connections:
     def sweep(self) -> None:
         """Close those whose time is up."""
         now = self._clock()
-        for line, allowed_s in (
-            (self._waiting, self._limits.idle_timeout_s),
-            (self._reading, self._limits.headers_s),
+        for line, allowed_s, end in (
+            (self._waiting, self._limits.idle_timeout_s, _Connection.close),
+            (self._reading, self._limits.headers_s, _Connection.close),
+            (self._receiving, self._limits.idle_timeout_s, _Connection.cut_body),
         ):
             while line:
                 connection, since = next(iter(line.items()))
                 if now - since < allowed_s:
                     break
                 self.works(connection)
-                connection.close()
+                end(connection)
         for connection in self._all:
             unsent = connection.transport.get_write_buffer_size()
             if unsent == 0 or unsent != connection.unsent_bytes:

@@ -159,7 +159,7 @@ class FrontendSection(Section):
     max_connections: Positive = 1000
     """Of each process."""
     idle_timeout: Interval = 75.0
-    """After it, a connection without a request is closed."""
+    """After it, a connection without a request, or in a body that does not go on, is closed."""
     graceful_timeout: Duration = 60.0
     """What responses and downloads may still take after SIGTERM."""
     download_expiry: Interval = _DAY_S

@@ -1,11 +1,16 @@
 """Reading request bodies: bounded, whole or refused."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Final
 
 from falcon import MEDIA_JSON
 from falcon.asgi import Request
 
 from polytope_server.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+
+_WHOLE_S: Final = 60.0
+"""What a small body may take from its first byte to its last, however it trickles in."""
 
 
 def expect_json(req: Request) -> None:
@@ -17,15 +22,21 @@ def expect_json(req: Request) -> None:
         raise UnsupportedMediaType("Send the request as application/json.")
 
 
-async def whole(req: Request, *, max_bytes: int) -> bytes:
+async def whole(req: Request, *, max_bytes: int, at_most_s: float = _WHOLE_S) -> bytes:
     """A small body, in memory.
 
     Raises:
-        BodyTooLarge, InvalidRequest: it is larger than that, or was cut off.
+        BodyTooLarge, InvalidRequest: it is larger than that, was cut off, or took too long.
     """
     body = bytearray()
-    async for chunk in chunks(req, max_bytes=max_bytes, chunk_bytes=1 << 16):
-        body += chunk
+    try:
+        async with asyncio.timeout(at_most_s):
+            async for chunk in chunks(req, max_bytes=max_bytes, chunk_bytes=1 << 16):
+                body += chunk
+    except TimeoutError as exc:
+        raise InvalidRequest(
+            f"The body was cut off: it did not arrive within {at_most_s:g} seconds."
+        ) from exc
     return bytes(body)
 
 

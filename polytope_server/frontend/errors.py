@@ -1,14 +1,11 @@
 """HTTP's side of our errors: one table, and handlers that put every error into one shape."""
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 import falcon
 from falcon.asgi import App, Request, Response
-from falcon.errors import OperationNotAllowed
 
 from polytope_server.errors import (
     BackendUnavailable,
@@ -49,9 +46,6 @@ STATUS: Final[Mapping[type[UserError], str]] = {
 
 RETRY_LATER_S: Final = 120
 
-_UNREAD_BYTES: Final = 64 << 20
-_UNREAD_S: Final = 5.0
-
 
 def install(app: App[Request, Response]) -> None:
     """Let every error leave as ``{"message": text}`` with its status."""
@@ -68,9 +62,8 @@ def say(resp: Response, message: str) -> None:
     resp.text = resp.media = None
 
 
-async def _the_users(req: Request, resp: Response, error: UserError, _params: Any) -> None:
+async def _the_users(_req: Request, resp: Response, error: UserError, _params: Any) -> None:
     resp.status = STATUS[type(error)]
-    await _read_the_rest(req, resp)
     say(resp, str(error))
 
 
@@ -78,7 +71,6 @@ async def _later(req: Request, resp: Response, error: BackendUnavailable, _param
     logger.warning("a back-end is away", extra={"path": req.path, "cause": str(error)})
     resp.status = falcon.HTTP_503
     resp.retry_after = RETRY_LATER_S
-    await _read_the_rest(req, resp)
     say(resp, "The service is temporarily unavailable; nothing was stored. Please try again later.")
 
 
@@ -86,7 +78,6 @@ async def _ours(req: Request, resp: Response, error: Exception, _params: Any) ->
     logger.error("unexpected error", exc_info=error, extra={"path": req.path})
     resp.status = falcon.HTTP_500
     quote = getattr(req.context, "quote", "")
-    await _read_the_rest(req, resp)
     say(resp, f"Internal error; this is not your fault. Please quote {quote}.")
 
 
@@ -100,24 +91,4 @@ async def _falcons(req: Request, resp: Response, error: falcon.HTTPError, _param
         message = f"{req.method} is not allowed here."
     else:
         message = str(error.description or error.title)
-    await _read_the_rest(req, resp)
     say(resp, message)
-
-
-async def _read_the_rest(req: Request, resp: Response) -> None:
-    """Take what the client is still sending, within bounds, so that it comes to read the answer.
-
-    A connection that is closed on unread data is reset, and what was answered gets lost. What is left
-    of a body would be taken for the next request, so the connection is closed then.
-    """
-    if not (req.content_length or req.get_header("Transfer-Encoding")):
-        return
-    left = _UNREAD_BYTES
-    with contextlib.suppress(TimeoutError, OperationNotAllowed):
-        async with asyncio.timeout(_UNREAD_S):
-            while left > 0:
-                chunk = await req.stream.read(min(left, 1 << 16))
-                if not chunk:
-                    return
-                left -= len(chunk)
-    resp.set_header("Connection", "close")

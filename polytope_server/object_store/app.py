@@ -53,7 +53,6 @@ from polytope_server.staging.wire import (
     DOWNLOAD_NAME,
     MEDIA_TYPE,
     MODIFIED_AT,
-    PART_BYTES,
     SHA256,
     signing_key,
 )
@@ -328,31 +327,22 @@ def _say(resp: Response, message: str) -> None:
     resp.text = resp.media = resp.stream = None
 
 
-async def _refuse(req: Request, resp: Response, message: str) -> None:
-    """Say why not; a body on its way is taken if it is short, else it ends with the connection."""
-    _say(resp, message)
-    if req.content_length or req.get_header("Transfer-Encoding"):
-        resp.set_header("Connection", "close")
-        if req.content_length is not None and req.content_length <= PART_BYTES:
-            await req.stream.exhaust()
-
-
 async def _ours(req: Request, resp: Response, error: PolytopeError, _params: Any) -> None:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     if isinstance(error, BackendUnavailable):
         logger.warning("cannot store or read", extra={"path": req.path, "cause": str(error)})
     resp.status = status
-    await _refuse(req, resp, str(error))
+    _say(resp, str(error))
 
 
 async def _unexpected(req: Request, resp: Response, error: Exception, _params: Any) -> None:
     logger.error("unexpected error", exc_info=error, extra={"path": req.path})
     resp.status = falcon.HTTP_500
-    await _refuse(req, resp, "Internal error; the log of the object store has the story.")
+    _say(resp, "Internal error; the log of the object store has the story.")
 
 
-async def _falcons(req: Request, resp: Response, error: falcon.HTTPError, _params: Any) -> None:
+async def _falcons(_req: Request, resp: Response, error: falcon.HTTPError, _params: Any) -> None:
     resp.status = error.status
     for name, value in dict(error.headers or {}).items():
         resp.set_header(name, value)
-    await _refuse(req, resp, str(error.description or error.title))
+    _say(resp, str(error.description or error.title))

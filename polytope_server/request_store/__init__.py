@@ -257,8 +257,13 @@ class RequestStore(Protocol):
 
     # --- the worker
 
-    def renew(self, leases: Mapping[str, Lease], *, duration_s: float) -> Collection[str]:
-        """Extend those of the leases, by request id, that still hold. Returns the ids that do."""
+    def renew(
+        self, leases: Collection[tuple[str, Lease]], *, duration_s: float
+    ) -> Collection[tuple[str, Lease]]:
+        """Extend those of the leases, each with its request's id, that still hold, and return them.
+
+        Of several leases of one request at most one does.
+        """
 
     def report(self, request_id: str, lease: Lease, *, bytes_staged: int) -> None:
         """Progress of a request under this lease; nothing is written without it, and nothing raised.

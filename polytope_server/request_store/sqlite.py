@@ -547,14 +547,16 @@ class SqliteRequestStore:
 
     # --- the worker
 
-    def renew(self, leases: Mapping[str, Lease], *, duration_s: float) -> Collection[str]:
+    def renew(
+        self, leases: Collection[tuple[str, Lease]], *, duration_s: float
+    ) -> Collection[tuple[str, Lease]]:
         if not leases:
             return set()
         expires_at = self.now() + duration_s
         with self._database.transaction(durable=False) as db:
             return {
-                request_id
-                for request_id, lease in leases.items()
+                (request_id, lease)
+                for request_id, lease in leases
                 if db.execute(
                     "UPDATE requests SET lease_expires_at = ?"
                     " WHERE id = ? AND status = 'processing' AND holder = ? AND attempt = ?",

@@ -369,7 +369,7 @@ class RequestStoreContract:
         again = start_over(store, running)
         assert (again.status, again.attempt, again.tries) == (Status.WAITING, 2, 1)
         assert running.lease is not None
-        assert not store.renew({running.id: running.lease}, duration_s=10)
+        assert not store.renew([(running.id, running.lease)], duration_s=10)
         with pytest.raises(StepLost):
             finish(store, running)
         with pytest.raises(StepLost):
@@ -458,7 +458,8 @@ class RequestStoreContract:
         short = start(store, store.add(new_request()), lease_s=0.05)
         renewed = start(store, store.add(new_request()), lease_s=0.05)
         assert renewed.lease is not None
-        assert set(store.renew({renewed.id: renewed.lease}, duration_s=60)) == {renewed.id}
+        held = (renewed.id, renewed.lease)
+        assert set(store.renew([held], duration_s=60)) == {held}
         _until(lambda: [r.id for r in store.expired_leases(limit=10)] == [short.id])
 
     def test_a_lease_that_was_renewed_in_time_is_not_taken_away(self, store: RequestStore) -> None:
@@ -474,7 +475,7 @@ class RequestStoreContract:
         with pytest.raises(StepLost):
             store.apply(take_back)
         assert running.lease is not None
-        store.renew({running.id: running.lease}, duration_s=0.01)
+        store.renew([(running.id, running.lease)], duration_s=0.01)
         _until(lambda: bool(store.expired_leases(limit=1)))
         assert store.apply(take_back).attempt == 2
 
@@ -484,12 +485,32 @@ class RequestStoreContract:
         store.remove(removed.id)
         assert mine.lease is not None
         assert removed.lease is not None
-        assert set(
-            store.renew({mine.id: mine.lease, removed.id: removed.lease}, duration_s=60)
-        ) == {mine.id}
-        assert not store.renew({mine.id: Lease(holder="b", attempt=1)}, duration_s=60)
-        assert not store.renew({mine.id: Lease(holder="a", attempt=2)}, duration_s=60)
-        assert not store.renew({}, duration_s=60)
+        held = (mine.id, mine.lease)
+        assert set(store.renew([held, (removed.id, removed.lease)], duration_s=60)) == {held}
+        assert not store.renew([(mine.id, Lease(holder="b", attempt=1))], duration_s=60)
+        assert not store.renew([(mine.id, Lease(holder="a", attempt=2))], duration_s=60)
+        assert not store.renew([], duration_s=60)
+
+    def test_of_two_leases_of_one_request_the_present_one_is_renewed(
+        self, store: RequestStore
+    ) -> None:
+        first = start(store, store.add(new_request()), holder="a", lease_s=0.05)
+        assert first.lease is not None
+        store.apply(
+            Step(
+                id=first.id,
+                source=Status.PROCESSING,
+                target=Status.WAITING,
+                lease=first.lease,
+                count_attempt=True,
+            )
+        )
+        second = start(store, store.get(first.id), holder="b", lease_s=0.05)
+        assert second.lease is not None
+        old, present = (first.id, first.lease), (second.id, second.lease)
+        assert list(store.renew([present, old], duration_s=0.05)) == [present]
+        assert list(store.renew([old, present], duration_s=60)) == [present]
+        assert not store.expired_leases(limit=1)
 
     def test_progress_is_seen_by_polls_and_only_under_the_lease(self, store: RequestStore) -> None:
         running = start(store, store.add(new_request()), holder="a")

@@ -215,7 +215,10 @@ class Worker:
         self._tell_taken(request)
         run = Run(request, lease)
         with self._lock:
+            superseded = [other for other in self._runs if other.request.id == request.id]
             self._runs.add(run)
+        for other in superseded:  # taken from us while we could not renew it
+            other.cut(Reason.LOST)
         slot.run = run
         self._metrics.slots(busy=len(self._runs), total=self._settings.slots)
         try:
@@ -564,13 +567,12 @@ class Worker:
 
         A request that was taken from us may be ours again, in another slot and for another attempt.
         """
-        latest = {run.request.id: run for run in sorted(runs, key=lambda run: run.lease.attempt)}
-        leases = {request_id: run.lease for request_id, run in latest.items()}
+        leases = {(run.request.id, run.lease): run for run in runs}
         asked = time.monotonic()
-        ours = self._store.renew(leases, duration_s=self._settings.lease)
-        for run in runs:
-            if run.request.id not in ours or run is not latest[run.request.id]:
-                if run in self._running():
+        ours = self._store.renew(leases.keys(), duration_s=self._settings.lease)
+        for lease, run in leases.items():
+            if lease not in ours:
+                if run in self._running():  # else it has just ended, and given up its lease
                     run.cut(Reason.LOST)
                 continue
             run.known_good = asked

@@ -59,6 +59,8 @@ class Slow:
 class Digest:
     async def on_post(self, req: Request, resp: Response) -> None:
         digest, size = hashlib.sha256(), 0
+        if pause_s := req.get_param_as_float("pause"):
+            await asyncio.sleep(pause_s)
         async for part in req.stream:
             digest.update(part)
             size += len(part)

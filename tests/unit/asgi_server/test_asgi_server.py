@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,76 @@ def test_a_client_that_takes_slowly_is_not_cut_off(serve: Callable[..., Served])
             time.sleep(0.06)
 
 
+@pytest.mark.parametrize("drip", [b"", b"y"])
+def test_a_body_that_does_not_go_on_is_cut_off(serve: Callable[..., Served], drip: bytes) -> None:
+    """Neither silence nor a byte now and then holds a connection."""
+    served = serve(idle_timeout_s=1.0)
+    with served.connect() as connection:
+        connection.sendall(
+            b"POST /digest HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + drip
+        )
+        deadline = time.monotonic() + 6
+        while not is_closed(connection):
+            assert time.monotonic() < deadline
+            with suppress(OSError):
+                connection.sendall(drip)
+            time.sleep(0.1)
+    assert "cut at" in served.errors
+
+
+def test_a_body_that_is_slow_but_goes_on_is_not_cut_off(serve: Callable[..., Served]) -> None:
+    served = serve(idle_timeout_s=1.0)
+    with served.connect() as connection:
+        connection.sendall(b"POST /digest HTTP/1.1\r\nHost: x\r\nContent-Length: 12000\r\n\r\n")
+        for _ in range(12):
+            time.sleep(0.3)
+            connection.sendall(b"y" * 1000)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_that_the_application_is_slow_to_take_is_not_cut_off(
+    serve: Callable[..., Served],
+) -> None:
+    served = serve(idle_timeout_s=0.5)
+    answer = requests.post(f"{served.url}/digest?pause=1.5", data=b"y" * 5 * MIB, timeout=30)
+    assert answer.json()["size"] == 5 * MIB
+
+
+def test_bodies_that_stop_keep_nobody_out(serve: Callable[..., Served]) -> None:
+    served = serve(max_connections=20)
+    stalled: list[socket.socket] = []
+    try:
+        for _ in range(30):
+            connection = served.connect()
+            connection.sendall(b"POST /digest HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\ny")
+            stalled.append(connection)
+        began = time.monotonic()
+        assert requests.get(served.url, timeout=60).status_code == 200
+        assert time.monotonic() - began < 15
+    finally:
+        for connection in stalled:
+            connection.close()
+
+
+def test_an_answer_does_not_wait_for_the_rest_of_the_body(serve: Callable[..., Served]) -> None:
+    served = serve()
+    with served.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\ny")
+        connection.settimeout(3)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 405")
+        until(lambda: is_closed(connection), deadline_s=8)
+
+
+def test_what_is_still_sent_after_the_answer_is_taken(serve: Callable[..., Served]) -> None:
+    served = serve()
+    with served.connect() as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (8 * MIB))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 405")
+        connection.sendall(b"y" * 8 * MIB)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
 def test_a_cut_upload_is_told_from_a_whole_one_by_its_length(serve: Callable[..., Served]) -> None:
     served = serve()
     with served.connect() as connection:
@@ -369,6 +440,11 @@ def test_at_the_limit_of_working_connections_new_ones_wait_their_turn(
             400,
             "well-formed",
         ),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+            400,
+            "well-formed",
+        ),
     ],
 )
 def test_what_is_no_http_is_refused_in_the_shape_of_every_error(
@@ -391,6 +467,19 @@ def test_what_is_no_http_is_refused_in_the_shape_of_every_error(
     assert text in message
     assert message.endswith(".")
     assert "hunter2" not in message
+    assert "Traceback" not in served.errors
+
+
+def test_who_asks_for_a_websocket_is_answered_as_if_not(serve: Callable[..., Served]) -> None:
+    served = serve()
+    upgrade = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    assert requests.get(served.url, headers=upgrade, timeout=10).status_code == 200
+    assert "Traceback" not in served.errors
 
 
 def test_a_hangup_starts_new_worker_processes(serve: Callable[..., Served]) -> None:

@@ -74,7 +74,7 @@ def test_nothing_of_the_past_goes_on(tmp_path: Path, data: Data, target: Data) -
     assert (again.status, again.attempt, again.holder) == (Status.WAITING, 1, None)
     assert "restored" in again.message
     assert running.lease is not None
-    assert not target.store.renew({running.id: running.lease}, duration_s=10)
+    assert not target.store.renew([(running.id, running.lease)], duration_s=10)
     assert target.store.positions("c1") == []
     assert target.store.take_post("broker", "of today", duration_s=1)
     assert target.store.active_counts() == {("c1", queued.user.id): 1}

@@ -158,6 +158,12 @@ def test_nothing_is_done_without_the_token(
     assert store.names() == ["a"]
 
 
+def test_who_has_no_token_is_told_so_at_once_whatever_body_is_announced(store: Store) -> None:
+    with socket.create_connection(("127.0.0.1", store.port), timeout=4) as client:
+        client.sendall(b"PUT /x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 401")
+
+
 @pytest.mark.parametrize(("method", "path"), [each for each in ANYTHING if each[0] != "HEAD"])
 def test_a_link_to_an_object_opens_nothing_else(store: Store, method: str, path: str) -> None:
     store.put("b", b"data")

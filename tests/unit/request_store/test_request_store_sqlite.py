@@ -297,7 +297,7 @@ def test_a_late_writer_does_not_bring_a_removed_request_back(tmp_path: Path) -> 
     two.remove(running.id)
     assert running.lease is not None
     one.report(running.id, running.lease, bytes_staged=1)
-    assert not one.renew({running.id: running.lease}, duration_s=10)
+    assert not one.renew([(running.id, running.lease)], duration_s=10)
     assert two.count(JOE.id) == 0
     assert enqueue(two, one.add(new_request())).status is Status.QUEUED
 

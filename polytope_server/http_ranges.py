@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+_BLANK: Final = " \t"
 # More digits than any size has, fewer than what int() refuses.
 _RANGE: Final = re.compile(r"bytes=[ \t]*(\d{0,64})-(\d{0,64})[ \t]*", re.ASCII | re.IGNORECASE)
 
@@ -35,9 +36,9 @@ def parse_range(
     Raises:
         RangeNotSatisfiable
     """
-    if header is None or (if_range is not None and if_range.strip() != etag):
+    if header is None or (if_range is not None and if_range.strip(_BLANK) != etag):
         return None
-    match = _RANGE.fullmatch(header.strip())
+    match = _RANGE.fullmatch(header.strip(_BLANK))
     if match is None:
         return None
     first, last = match.groups()

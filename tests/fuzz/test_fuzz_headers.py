@@ -42,7 +42,9 @@ RANGES = st.builds(
     st.sampled_from([""] * 6 + [" ", "\t", ",", ", 3-4", ",0-", "\x00", "\xa0", "\r\n", ";"]),
     st.sampled_from([""] * 3 + [" ", "\xa0", "\x85"]),
 )  # fmt: skip
-HEADERS = RANGES | damaged(RANGES.map(str.encode)).map(lambda raw: raw.decode("latin-1")) | st.text()
+HEADERS = (
+    RANGES | damaged(RANGES.map(str.encode)).map(lambda raw: raw.decode("latin-1")) | st.text()
+)
 TAGS = st.sampled_from(['"a"', '"b"', 'W/"a"', "a", "", ' "a"\t', "Sat, 01 Jun 2024 00:00:00 GMT"])
 
 
@@ -113,7 +115,9 @@ def section(users: dict[str, str]) -> RealmSection:
         for uid, password in users.items()
         if uid
     ]
-    return RealmSection.read({"authenticators": {"local": {"type": "plain", "users": listed}}}, where="r")
+    return RealmSection.read(
+        {"authenticators": {"local": {"type": "plain", "users": listed}}}, where="r"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +130,17 @@ def basic(uid: str, password: str) -> str:
     return base64.b64encode(f"{uid}:{password}".encode()).decode()
 
 
-LOGINS = [(realm, uid, password) for realm, users in USERS.items() for uid, password in users.items() if uid]
+LOGINS = [
+    (realm, uid, password)
+    for realm, users in USERS.items()
+    for uid, password in users.items()
+    if uid
+]
 TOKENS = (
     st.sampled_from([basic(uid, password) for _, uid, password in LOGINS])
-    | st.builds(basic, st.sampled_from(["joe", "eve", "joe\x00", "JOE", "", "x"]), st.text(max_size=8))
+    | st.builds(
+        basic, st.sampled_from(["joe", "eve", "joe\x00", "JOE", "", "x"]), st.text(max_size=8)
+    )
     | st.sampled_from(["=", "====", "\u00e9", "am9l", "Og==", "am9lOg", "*", "am9l\x00", "a b"])
     | st.binary(max_size=12).map(lambda raw: base64.b64encode(raw).decode())
     | st.text(max_size=12)
@@ -143,9 +154,16 @@ PARTS = st.builds(
 AUTHORIZATIONS = (
     st.lists(PARTS, max_size=10).map(", ".join)
     | PARTS
-    | damaged(st.lists(PARTS, max_size=3).map(lambda parts: ",".join(parts).encode("utf-8", "surrogatepass")))
-    .map(lambda raw: raw.decode("latin-1"))
-    | st.builds(lambda part, count: part * count, PARTS | st.text(min_size=1, max_size=3), st.integers(1, 3000))
+    | damaged(
+        st.lists(PARTS, max_size=3).map(
+            lambda parts: ",".join(parts).encode("utf-8", "surrogatepass")
+        )
+    ).map(lambda raw: raw.decode("latin-1"))
+    | st.builds(
+        lambda part, count: part * count,
+        PARTS | st.text(min_size=1, max_size=3),
+        st.integers(1, 3000),
+    )
     | st.text()
 )
 

@@ -2,9 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,11 +83,13 @@ VALID: list[Any] = [
     "class=d1,expver=0001,database=x,step=0-24/24-48,area=10/-10/-10/10",
     "any words at all",
 ]  # fmt: skip
-WORDS = """
-    0 1 -1 6 06 0-24 30m 1h30m to by TO all od rd d1 2t msl 167.128 0001 1000 850.5 19790101 2024-06-01 12:00 1e5
-    1e999 ~ null true no 0/to/24/by/6 -5/to/-1 1/to/99999999 0/to/100000/by/0.00001 a//b / // , = : - [ ] { } ' "
-    # & * ! << ? | > % @ ` \\ \\ud800 \\u0000 \u00b2 \u0666 \ufeff \u2028 \x85 \x00 \ud800 !!python/name:os.system
-""".split()
+LISTED_WORDS = """
+    0 1 -1 6 06 0-24 30m 1h30m to by TO all od rd d1 2t msl 167.128 0001 1000 850.5 19790101 2024-06-01
+    12:00 1e5 1e999 ~ null true no 0/to/24/by/6 -5/to/-1 1/to/99999999 0/to/100000/by/0.00001 a//b / //
+    , = : - [ ] { } ' " # & * ! << ? | > % @ ` \\ \\ud800 \\u0000 \u00b2 \u0666 \ufeff  \x00
+    \ud800 !!python/name:os.system
+"""
+WORDS = [*LISTED_WORDS.split(), "\u2028", "\x85", "\u3000", "a b"]
 PIECES = [word.encode("utf-8", "surrogatepass") for word in WORDS]
 
 
@@ -126,7 +127,12 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 VALID_VALUES = st.sampled_from(
-    [(key, value) for request in VALID if isinstance(request, dict) for key, value in request.items()]
+    [
+        (key, value)
+        for request in VALID
+        if isinstance(request, dict)
+        for key, value in request.items()
+    ]
 )
 CHANGES = st.lists(VALID_VALUES | st.tuples(st.sampled_from(KEYS), VALUES), max_size=2).map(dict)
 OBJECTS = st.builds(
@@ -181,7 +187,9 @@ WELL_FORMED = st.builds(
 BODIES = (
     WELL_FORMED
     | damaged(WELL_FORMED, PIECES)
-    | damaged(TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")), PIECES).map(damaged_text)
+    | damaged(TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")), PIECES).map(
+        damaged_text
+    )
     | st.binary(max_size=60)
 )
 
@@ -208,16 +216,14 @@ def rule_of(name: str, routed: Routed) -> DatasourceRule:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqliteRequestStore]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> SqliteRequestStore:
     path = tmp_path_factory.mktemp("store") / "requests.sqlite"
-    yield SqliteRequestStore(SqliteRequestStore.Config(path=path))
+    return SqliteRequestStore(SqliteRequestStore.Config(path=path))
 
 
 @given(sent=BODIES, name=NAMES)
 @tries(600)
-def test_a_body_is_understood_or_refused(
-    store: SqliteRequestStore, sent: bytes, name: str
-) -> None:
+def test_a_body_is_understood_or_refused(store: SqliteRequestStore, sent: bytes, name: str) -> None:
     with bounded(seconds=SECONDS, mib=MIB):
         found = routed_of(sent, name)
     if found is None:
@@ -269,7 +275,9 @@ assert LARGE < MAX_TEXT
 
 
 @given(
-    head=st.sampled_from(["", "class: od\nparam: ", "retrieve, class=od, param=", "[", "a: {", "a: '"]),
+    head=st.sampled_from(
+        ["", "class: od\nparam: ", "retrieve, class=od, param=", "[", "a: {", "a: '"]
+    ),
     piece=FRAGMENTS.map("".join).filter(bool) | MARS,
     name=NAMES,
     is_text=st.booleans(),
@@ -285,7 +293,9 @@ def test_a_long_body_is_no_trouble(head: str, piece: str, name: str, is_text: bo
 
 @given(
     opening=st.sampled_from(["[", '{"a":', '[{"a":', '"x",', "1,", "-", '{"a":1,']),
-    head=st.sampled_from(['{"verb":"retrieve","request":', '{"verb":', '{"request":{"class":[', ""]),
+    head=st.sampled_from(
+        ['{"verb":"retrieve","request":', '{"verb":', '{"request":{"class":[', ""]
+    ),
     count=st.integers(1, 50_000),
     closing=st.sampled_from(["", "]", "}"]),
     name=NAMES,

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A wide terminal keeps tables in logs whole.
 export COLUMNS ?= 120
 
-.PHONY: demo test unit check format bench chaos soak clean help
+.PHONY: demo test unit check format bench chaos soak docs clean help
 
 help:
 	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench                      all benchmarks, about ten minutes"
 	@echo "make chaos [SEED=n] [KILLS=200] random kills under load, each followed by a look at every promise"
 	@echo "make soak [SECONDS=600]         steady load; memory, files, threads and databases must stay flat"
+	@echo "make docs                       the pages that are made from the code"
 	@echo "make format                     format the code"
 	@echo "make clean                      remove .venv"
 
@@ -52,6 +53,9 @@ chaos: $(BIN)/.dev
 
 soak: $(BIN)/.dev
 	$(BIN)/python tests/chaos/soak.py --seconds $(or $(SECONDS),600)
+
+docs: $(BIN)/.dev
+	$(BIN)/polytope-server config reference > docs/configuration-reference.md
 
 format: $(BIN)/.dev
 	$(BIN)/ruff format .

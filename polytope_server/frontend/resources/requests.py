@@ -55,9 +55,10 @@ class Polls:
 
     async def answer(self, req: HttpRequest, resp: Response, request_id: str) -> None:
         """Hold the poll for a while if the request is unfinished, then say how it stands."""
-        request = await self.own(req.context.user, request_id)
-        if not request.is_finished and self._hold_s and req.method != "HEAD":
-            request = await self._watcher.changed(request, at_most_s=self._hold_s)
+        with self._watcher.watching(request_id) as event:
+            request = await self.own(req.context.user, request_id)
+            if not request.is_finished and self._hold_s and req.method != "HEAD":
+                request = await self._watcher.changed(request, event, at_most_s=self._hold_s)
         await self.say(req, resp, request)
 
     async def say(self, req: HttpRequest, resp: Response, request: Request) -> None:

@@ -77,6 +77,9 @@ CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 # keeps SQLite from taking this large index for questions that the small ones are made for: only those that
 # repeat the condition may use it.
 _USAGE_AND_OPERATIONS = """
+ALTER TABLE requests ADD COLUMN first_attempt INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE requests ADD COLUMN started_over_at REAL;
+CREATE INDEX by_place ON requests (status, collection, created_at, id) WHERE seq > 0;
 CREATE TABLE usage (
     seq INTEGER PRIMARY KEY,
     finished_at REAL NOT NULL,
@@ -96,12 +99,9 @@ BEGIN
         'attempt', NEW.attempt,
         'size_bytes', coalesce(json_extract(NEW.result, '$.size_bytes'),
                                json_extract(NEW.input, '$.size_bytes'), 0),
-        'created_at', NEW.created_at,
+        'submitted_at', coalesce(NEW.started_over_at, NEW.created_at),
         'started_at', json_extract(NEW.status_history, '$.processing')));
 END;
-ALTER TABLE requests ADD COLUMN first_attempt INTEGER NOT NULL DEFAULT 1;
-ALTER TABLE requests ADD COLUMN started_over_at REAL;
-CREATE INDEX by_place ON requests (status, collection, created_at, id) WHERE seq > 0;
 CREATE TABLE marks (
     kind TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -886,7 +886,7 @@ def _usage(row: sqlite3.Row) -> Usage:
         status=Status(record["status"]),
         attempt=record["attempt"],
         size_bytes=record["size_bytes"],
-        created_at=record["created_at"],
+        submitted_at=record["submitted_at"],
         started_at=record["started_at"],
         finished_at=row["finished_at"],
     )

@@ -210,10 +210,13 @@ class RequestStore(Protocol):
         collection: str | None = None,
         after: Request | None = None,
         limit: int = 1000,
+        max_bytes: int = 1 << 20,
     ) -> Sequence[Request]:
         """A user's requests by time of creation, then id; the next page is after this one's last.
 
-        An `after` that is gone from the store by now still works.
+        Requests may be large: a page ends with the one with which its texts (`user_request` and
+        `coerced_request`) come to *max_bytes*, so only an empty one says that there are no more. Of an
+        `after`, which may be gone from the store by now, time and id are enough.
         """
 
     def count(self, user_id: str) -> int:

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -442,19 +443,32 @@ class SqliteRequestStore:
         collection: str | None = None,
         after: Request | None = None,
         limit: int = 1000,
+        max_bytes: int = 1 << 20,
     ) -> Sequence[Request]:
-        rows = self._rows(
-            "SELECT * FROM requests WHERE user_id = ?1 AND (?2 IS NULL OR collection = ?2)"
-            " AND (created_at, id) > (?3, ?4) ORDER BY created_at, id LIMIT ?5",
-            (
-                user_id,
-                collection,
-                after.created_at if after else 0.0,
-                after.id if after else "",
-                limit,
-            ),
-        )
-        return [_request(row) for row in rows]
+        page: list[Request] = []
+        size_bytes = 0
+        with (
+            our_errors(),
+            closing(
+                self._database.connection().execute(
+                    "SELECT * FROM requests WHERE user_id = ?1 AND (?2 IS NULL OR collection = ?2)"
+                    " AND (created_at, id) > (?3, ?4) ORDER BY created_at, id LIMIT ?5",
+                    (
+                        user_id,
+                        collection,
+                        after.created_at if after else 0.0,
+                        after.id if after else "",
+                        limit,
+                    ),
+                )
+            ) as rows,
+        ):
+            for row in rows:
+                page.append(_request(row))
+                size_bytes += len(row["user_request"]) + len(row["coerced_request"])
+                if size_bytes >= max_bytes:
+                    break
+        return page
 
     def count(self, user_id: str) -> int:
         return int(

@@ -603,6 +603,18 @@ class RequestStoreContract:
             store.remove(last.id)
         assert pages == [request.id for request in mine]
 
+    def test_a_page_of_large_requests_ends_early_but_never_empty(self, store: RequestStore) -> None:
+        mine = [
+            store.add(replace(new_request(), user_request="x" * size))
+            for size in (900, 900, 9000, 1)
+        ]
+        pages: list[list[str]] = []
+        last: Request | None = None
+        while page := store.requests_of(JOE.id, after=last, max_bytes=1500):
+            pages.append([request.id for request in page])
+            last = replace(page[-1], user_request="", coerced_request={})
+        assert pages == [[mine[0].id, mine[1].id], [mine[2].id], [mine[3].id]]
+
     def test_a_list_can_be_of_one_collection(self, store: RequestStore) -> None:
         store.add(new_request(collection="a"))
         b = store.add(new_request(collection="b"))

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A wide terminal keeps tables in logs whole.
 export COLUMNS ?= 120
 
-.PHONY: demo test unit check format bench chaos soak fuzz clean help
+.PHONY: demo test unit check format bench chaos soak fuzz docs clean help
 
 help:
 	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench                      all benchmarks, about ten minutes"
 	@echo "make chaos [SEED=n] [KILLS=200] random kills under load, each followed by a look at every promise"
 	@echo "make soak [SECONDS=600]         steady load; memory, files, threads and databases must stay flat"
+	@echo "make docs                       the pages that are made from the code"
 	@echo "make fuzz [SECONDS=600] [SEED=n] any bytes at every door: longer, and others, than make test tries"
 	@echo "make format                     format the code"
 	@echo "make clean                      remove .venv"
@@ -54,6 +55,8 @@ chaos: $(BIN)/.dev
 soak: $(BIN)/.dev
 	$(BIN)/python tests/chaos/soak.py --seconds $(or $(SECONDS),600)
 
+docs: $(BIN)/.dev
+	$(BIN)/polytope-server config reference > docs/configuration-reference.md
 fuzz: $(BIN)/.dev
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 

@@ -221,6 +221,14 @@ def config_show(files: Files = None, strict: Strict = False) -> None:
     _guarded("config show", run, one_line=False)
 
 
+@config_app.command("reference")
+def config_reference() -> None:
+    """Print the page docs/configuration-reference.md, made from the models of all sections."""
+    from polytope_server.config.reference import reference
+
+    typer.echo(reference(), nl=False)
+
+
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON schema of the configuration."""

@@ -1,5 +1,6 @@
 """Who somebody is."""
 
+import functools
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,8 +28,7 @@ class User:
     @property
     def id(self) -> str:
         """UUIDv5 of name and realm with their lengths, the key that records are found by."""
-        name = f"{self.username}{len(self.username)}{self.realm}{len(self.realm)}"
-        return str(uuid.uuid5(_NOBODY, name))
+        return _user_id(self.username, self.realm)
 
     def as_json(self) -> dict[str, Any]:
         """Name, realm and roles; what is stored with a request."""
@@ -39,3 +39,9 @@ class User:
         return cls(
             username=value["username"], realm=value["realm"], roles=frozenset(value["roles"])
         )
+
+
+@functools.lru_cache(maxsize=4096)
+def _user_id(username: str, realm: str) -> str:
+    name = f"{username}{len(username)}{realm}{len(realm)}"
+    return str(uuid.uuid5(_NOBODY, name))

@@ -48,7 +48,9 @@ class RealmSection(Section):
     """``authentication.<realm>``: back-ends under names of the operator's choice, each with a `type`."""
 
     authenticators: Backends = Field(default_factory=dict, repr=False)
+    """Who tells users apart: names of your choice to back-ends, each with its `type`; tried in order."""
     authorizers: Backends = Field(default_factory=dict, repr=False)
+    """Who gives roles and attributes; the same, and each sees what those before it have given."""
 
     def written(self) -> tuple[str, str]:
         """Authenticators and authorizers as JSON, in their order, which equal mappings need not share.
@@ -66,7 +68,9 @@ class PlainUser(Section):
     uid: Annotated[Name, StringConstraints(pattern=r"^[^:]*$")]
     """Without a colon, which separates it from the password in a Basic credential."""
     password: Annotated[SecretStr, BeforeValidator(_quoted_text)]
+    """Clear text, or an Argon2 hash that begins with ``$argon2``."""
     attributes: Attributes = Field(default_factory=dict)
+    """Texts that datasources may need, such as a key for an archive; never shown."""
 
     @field_validator("password")
     @classmethod
@@ -87,6 +91,7 @@ class PlainAuthenticatorSection(Section):
     """``authentication.<realm>.authenticators.<name>`` of type ``plain``"""
 
     type: Literal["plain"] = "plain"
+    """The back-end."""
     users: tuple[PlainUser, ...] = ()
 
     @field_validator("users")
@@ -105,6 +110,7 @@ class PlainAuthorizerSection(Section):
     """``authentication.<realm>.authorizers.<name>`` of type ``plain``"""
 
     type: Literal["plain"] = "plain"
+    """The back-end."""
     roles: Annotated[Mapping[str, Names], BeforeValidator(_empty_if_null)] = Field(
         default_factory=dict
     )

@@ -128,9 +128,11 @@ class LoggingSection(Section):
     """``logging``"""
 
     mode: Literal["json", "console", "prettyprint", "logserver"] = "json"
+    """One JSON object a line; text for people; JSON with indents; or the fields of a syslog collector."""
     level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
     ] = "INFO"
+    """What is less grave is not logged."""
     primary_fields: tuple[str, ...] = ("asctime", "request_id", "message")
     """Shown first, in this order."""
     defaults: Mapping[str, Any] = Field(default_factory=lambda: {"app": "polytope-server"})
@@ -143,7 +145,9 @@ class FrontendSection(Section):
     """``frontend``"""
 
     bind_to: Host = "localhost"
+    """Where it listens."""
     port: Port = 5000
+    """Where it listens; 0 takes any that is free."""
     public_url: Annotated[Text, AfterValidator(_public_url)] | None = None
     """Where clients reach the server; begins every URL that is given out."""
     proxy_support: bool = False
@@ -151,11 +155,13 @@ class FrontendSection(Section):
     long_poll: Duration = 5.0
     """How long a status query is held until something changes; 0 answers at once."""
     processes: Positive = 1
+    """How many share the port."""
     threads: Annotated[Whole, Field(ge=1, le=1000)] = 16
     """Of each process, for each back-end that it calls."""
     max_request: SomeSize = _MIB
     """Of the body of a submission."""
     max_upload: SomeSize = 2 * _GIB
+    """Of the data of an archive request."""
     max_connections: Positive = 1000
     """Of each process."""
     idle_timeout: Interval = 75.0
@@ -171,6 +177,7 @@ class FrontendSection(Section):
     allow_origin: Annotated[Text, AfterValidator(_origin)] | None = None
     """Whose web pages may call the API (CORS): an origin or ``*``."""
     metrics_bind_to: Host = "127.0.0.1"
+    """Address of the listener for ``/metrics``."""
     metrics_port: Port | None = None
     """Of the listener for ``/metrics``; there is none if left out."""
     signing_key: Annotated[Secret, Field(min_length=16)] | None = None
@@ -196,7 +203,9 @@ class BrokerSection(Section):
     max_age: Interval = 7 * _DAY_S
     """Older unfinished requests fail."""
     health_bind_to: Host = "127.0.0.1"
+    """Address of the listener for ``/healthz``, ``/readyz`` and ``/metrics``."""
     health_port: Port | None = None
+    """Port of that listener; there is none if left out."""
 
 
 class WorkerSection(Section):
@@ -213,6 +222,7 @@ class WorkerSection(Section):
     drain_timeout: Duration = 30.0
     """What running requests may still take after SIGTERM, before they are handed back."""
     max_result: SomeSize = 1024 * _GIB
+    """Of one request; a larger one fails."""
     memory_limit: SomeSize = 4 * _GIB
     """Address space of a slot's process."""
     recycle_after: Positive = 1000
@@ -228,13 +238,16 @@ class WorkerSection(Section):
     )
     """Variables that slots get besides the few that they always have."""
     health_bind_to: Host = "127.0.0.1"
+    """Address of the listener for ``/healthz``, ``/readyz`` and ``/metrics``."""
     health_port: Port | None = None
+    """Port of that listener; there is none if left out."""
 
 
 class GarbageCollectorSection(Section):
     """``garbage-collector``"""
 
     interval: Interval = 60.0
+    """Between passes."""
     age: Age = _DAY_S
     """Finished requests, and their results, that have not changed for so long are removed."""
     threshold: SomeSize = 10 * _GIB
@@ -245,7 +258,9 @@ class GarbageCollectorSection(Section):
     upload_age: Age = _DAY_S
     """Of a request whose upload never came, before it fails."""
     health_bind_to: Host = "127.0.0.1"
+    """Address of the listener for ``/healthz``, ``/readyz`` and ``/metrics``."""
     health_port: Port | None = None
+    """Port of that listener; there is none if left out."""
 
 
 class AdminSection(Section):

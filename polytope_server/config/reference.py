@@ -28,6 +28,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "garbage-collector": "garbage-collector: {interval: 5m, age: 48h, threshold: 500G}",
     "reload": "reload: {interval: 10s, grace: 5m}",
     "usage": "usage: {path: /data/usage.jsonl, interval: 10s}",
+    "tracing": "tracing: {endpoint: http://collector:4318/v1/traces, sample_ratio: 0.1}",
     "request_store.sqlite": "request_store: {sqlite: {path: /data/requests.sqlite}}",
     "queue.sqlite": "queue: {sqlite: {path: /data/queue.sqlite}}",
     "staging.local": "staging: {local: {root_dir: /data/staging}}",
@@ -212,6 +213,8 @@ def _alternative(part: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _type(part: Mapping[str, Any]) -> str:
     part = _alternative(part)
+    if "anyOf" in part:
+        return "text, list or mapping"
     if _is(part, "duration"):
         return "duration"
     if _is(part, "size"):

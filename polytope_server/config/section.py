@@ -359,13 +359,16 @@ class DatasourceSection(Section):
     """Whether requests need not be a mapping of keys."""
 
     type: Text
+    """Which datasource it is."""
     name: Text = ""
+    """Its own in the collection; given by the entry under ``datasources``."""
     label: Text | None = Field(default=None, alias="repr")
     """What users are shown; `name`, then `type`, if there is none."""
     roles: Roles = ()
     """Who may use it besides what the collection says; nothing here means everybody."""
     defaults: Mapping[str, Any] = Field(default_factory=dict)
+    """Keys that are added to requests without them."""
     match: Annotated[Mapping[str, Any], AfterValidator(_rules)] = Field(default_factory=dict)
     """Key to the value or values it may have; an empty list means that the key must be absent."""
     patch: Mapping[str, Any] = Field(default_factory=dict)
-    """Null removes the request's key."""
+    """Keys that are put over the request's own; null removes one."""

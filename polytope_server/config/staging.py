@@ -65,6 +65,7 @@ class ObjectStoreSection(Section):
     host: Annotated[Text, AfterValidator(_client_host)] = "127.0.0.1"
     """Where the other processes connect; 0.0.0.0 is this machine."""
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
+    """Where the store listens and the other processes connect."""
     url: Annotated[Text, AfterValidator(_url)] | None = None
     """Where clients reach the store; if left out, the frontend passes the data on."""
     token: Annotated[Secret, Field(min_length=16)]
@@ -78,6 +79,7 @@ class ObjectStoreSection(Section):
     threads: Annotated[Whole, Field(ge=1, le=1000)] = 16
     """Of the store's process, for its disk."""
     max_connections: Annotated[Whole, Field(ge=1)] = 1000
+    """Of the store's process."""
     idle_timeout: Annotated[Duration, Field(ge=0.01)] = 75.0
     """After it, a connection on which nothing moves is closed."""
     graceful_timeout: Duration = 60.0
@@ -87,5 +89,6 @@ class ObjectStoreSection(Section):
     metrics_bind_to: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1)] = (
         "127.0.0.1"
     )
+    """Address of the store's listener for ``/metrics``."""
     metrics_port: Annotated[Whole, Field(ge=0, le=65535)] | None = None
     """Of the store's listener for ``/metrics``; there is none if left out."""

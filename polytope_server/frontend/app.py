@@ -25,6 +25,7 @@ from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.polling import Reader, Watcher
 from polytope_server.frontend.resources.documentation import Document, Page, PageFile
 from polytope_server.frontend.resources.downloads import Downloads
+from polytope_server.frontend.resources.listing import Listing
 from polytope_server.frontend.resources.requests import AllRequests, Polls, Requests
 from polytope_server.frontend.resources.system import Healthz, Readyz, Test
 from polytope_server.frontend.resources.uploads import Uploads
@@ -85,6 +86,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     pool = functools.partial(Threads, size=settings.threads)
     store_threads = pool("request_store", timeout_s=_STORE_TIMEOUT_S)
     submit_threads = pool("submission", timeout_s=_STORE_TIMEOUT_S)
+    listing_threads = Threads("lists of requests", size=4, timeout_s=_STORE_TIMEOUT_S)
     large_threads = Threads("large submissions", size=2, timeout_s=_STORE_TIMEOUT_S)
     staging_threads = pool("staging", timeout_s=_STAGING_TIMEOUT_S)
     identity_threads = pool("authentication", timeout_s=_IDENTITY_TIMEOUT_S)
@@ -100,6 +102,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
         expiry_s=settings.download_expiry,
     )
     polls = Polls(reader=reader, watcher=watcher, urls=urls, links=links, hold_s=settings.long_poll)
+    listing = Listing(store=store, threads=listing_threads, record=polls.record)
     authentication = Authentication(
         services.policy,
         threads=identity_threads,
@@ -136,6 +139,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
                 store_threads,
                 submit_threads,
                 large_threads,
+                listing_threads,
                 staging_threads,
                 identity_threads,
                 login_threads,
@@ -160,7 +164,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     app.add_route(f"{API}/user", UserResource(store, store_threads))
     app.add_route(f"{API}/collections", Collections())
     app.add_route(f"{API}/auth/keys", Keys())
-    app.add_route(f"{API}/requests", AllRequests(store=store, threads=store_threads, polls=polls))
+    app.add_route(f"{API}/requests", AllRequests(listing))
     app.add_route(
         f"{API}/requests/{{name}}",
         Requests(
@@ -175,7 +179,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
             ),
             revoke=Revoke(store=store, queue=queue, staging=staging, metrics=services.metrics),
             polls=polls,
-            store=store,
+            listing=listing,
             threads=submit_threads,
             large_threads=large_threads,
             max_body=settings.max_request,

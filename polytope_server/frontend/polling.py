@@ -5,7 +5,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from polytope_server.errors import BackendUnavailable, RequestNotFound
 from polytope_server.frontend.threads import Threads
@@ -103,48 +103,56 @@ class Watcher:
             for event in events:
                 event.set()
 
-    async def changed(self, request: Request, *, at_most_s: float) -> Request:
+    @contextlib.contextmanager
+    def watching(self, request_id: str) -> Iterator[asyncio.Event]:
+        """Set at each change of a request from now on: what is read after this misses none."""
+        event = asyncio.Event()
+        self._held.setdefault(request_id, set()).add(event)
+        try:
+            yield event
+        finally:
+            events = self._held[request_id]
+            events.discard(event)
+            if not events:
+                del self._held[request_id]
+
+    async def changed(self, request: Request, event: asyncio.Event, *, at_most_s: float) -> Request:
         """The request once its status differs from what *request* shows, or as it is at the end.
 
         A store that is away is waited for, too.
+
+        Args:
+            event: from `watching`, begun before *request* was read.
 
         Raises:
             RequestNotFound: it was revoked meanwhile.
             BackendUnavailable: the store was still away at the end.
         """
         deadline = time.monotonic() + at_most_s
-        event = asyncio.Event()
-        self._held.setdefault(request.id, set()).add(event)
-        try:
-            latest = request
-            while True:
-                away: BackendUnavailable | None = None
-                try:
-                    latest = await self._reader.get(request.id)
-                except BackendUnavailable as exc:
-                    away = exc
-                if latest.is_finished:
-                    return latest
-                if _shown(latest.status) != _shown(request.status):
-                    deadline = min(deadline, time.monotonic() + _FOLLOW_UP_S)
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or self._closed.is_set():
-                    if away is not None:
-                        raise away
-                    return latest
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(event.wait(), left_s)
-                event.clear()
-        finally:
-            events = self._held[request.id]
-            events.discard(event)
-            if not events:
-                del self._held[request.id]
+        latest = request
+        away: BackendUnavailable | None = None
+        while not latest.is_finished:
+            if _shown(latest.status) != _shown(request.status):
+                deadline = min(deadline, time.monotonic() + _FOLLOW_UP_S)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or self._closed.is_set():
+                if away is not None:
+                    raise away
+                break
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), left_s)
+            event.clear()
+            try:
+                latest, away = await self._reader.get(request.id), None
+            except BackendUnavailable as exc:
+                away = exc
+        return latest
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._queue.listen(Topic.CHANGED, Topic.REVOKED) as hints:
             while not self._closed.is_set():
-                ids = {hint.text for hint in hints.wait(_SAFETY_S)}
+                # most are about requests that nobody here waits for
+                ids = {hint.text for hint in hints.wait(_SAFETY_S) if hint.text in self._held}
                 if ids:
                     with contextlib.suppress(RuntimeError):  # the loop has ended
                         loop.call_soon_threadsafe(self._wake, ids)

@@ -84,6 +84,9 @@ def configure(section: LoggingOptions, *, process: str, stream: TextIO | None = 
     handler = _Handler(stream if stream is not None else sys.stderr)
     handler.setFormatter(_Formatter(section, process=process))
     handler.addFilter(_add_context)
+    # what no record shows need not be found out for each; see "Optimization" in Python's own manual
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # where a record was made
     root = logging.getLogger()
     for old in [each for each in root.handlers if _writes_to_terminal(each)]:
         root.removeHandler(old)

@@ -91,7 +91,8 @@ class Usage:
     """What one request has used, up to one of its ends. Outlives the request's own record.
 
     `size_bytes` is the size of the result, or of the data that were uploaded for archiving; 0 if there are
-    none. `started_at` is when a worker first took the request; None if it ended without.
+    none. `submitted_at` is when the request was submitted, or last started over; `started_at` when a worker
+    first took it after that, None if it ended without.
     """
 
     id: str
@@ -102,7 +103,7 @@ class Usage:
     status: Status
     attempt: int
     size_bytes: int
-    created_at: float
+    submitted_at: float
     started_at: float | None
     finished_at: float
 
@@ -209,10 +210,13 @@ class RequestStore(Protocol):
         collection: str | None = None,
         after: Request | None = None,
         limit: int = 1000,
+        max_bytes: int = 1 << 20,
     ) -> Sequence[Request]:
         """A user's requests by time of creation, then id; the next page is after this one's last.
 
-        An `after` that is gone from the store by now still works.
+        Requests may be large: a page ends with the one with which its texts (`user_request` and
+        `coerced_request`) come to *max_bytes*, so only an empty one says that there are no more. Of an
+        `after`, which may be gone from the store by now, time and id are enough.
         """
 
     def count(self, user_id: str) -> int:
@@ -363,8 +367,7 @@ class RequestStore(Protocol):
 
         The step that takes a request to PROCESSED or FAILED leaves exactly one, in the same atomic
         operation; nothing else leaves any. It stays until it is forgotten, whatever becomes of the request:
-        removed, collected, or revoked. A request that is put back to work after it has failed, and ends
-        again, leaves another one.
+        removed, collected, or revoked. A failed request that starts over, and ends again, leaves another.
 
         A record may come to stand before those that were read already: who must miss none begins again at
         the beginning.

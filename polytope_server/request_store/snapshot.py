@@ -23,10 +23,10 @@ _RUNTIME: Final = ("posts", "positions", "workers")
 """Tables that say only what the processes are doing at present."""
 _AFTER_RESTORE: Final = "The server was restored from a backup; this request is run again."
 
-_OBJECT: Final = "CASE WHEN status IN ('processed', 'failed') THEN result ELSE input END"
-"""What a request needs: its result, or its input while it is unfinished."""
+_OBJECT: Final = "CASE WHEN status = 'processed' THEN result ELSE input END"
+"""What a request needs: its result, or else its input, for one that has failed may start over."""
 _NEEDS: Final = (
-    "CASE WHEN status IN ('processed', 'failed') THEN result IS NOT NULL"
+    "CASE WHEN status = 'processed' THEN result IS NOT NULL"
     " ELSE input_name IS NOT NULL AND input_name <> '' END"
 )
 
@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """An object that a request needs: its result, or its input while it is unfinished."""
+    """An object that a request needs: its result, or its input while somebody may still read it."""
 
     request_id: str
     data: DataObject
@@ -199,8 +199,7 @@ class Copy:
         """
         with our_errors():
             self._db.execute(
-                "DELETE FROM requests WHERE id = ? AND status IN ('processed', 'failed')",
-                (request_id,),
+                "DELETE FROM requests WHERE id = ? AND status = 'processed'", (request_id,)
             )
             self._db.execute(
                 "UPDATE requests SET input = json_set(input, '$.name', ''), input_name = NULL"

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -77,6 +78,9 @@ CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 # keeps SQLite from taking this large index for questions that the small ones are made for: only those that
 # repeat the condition may use it.
 _USAGE_AND_OPERATIONS = """
+ALTER TABLE requests ADD COLUMN first_attempt INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE requests ADD COLUMN started_over_at REAL;
+CREATE INDEX by_place ON requests (status, collection, created_at, id) WHERE seq > 0;
 CREATE TABLE usage (
     seq INTEGER PRIMARY KEY,
     finished_at REAL NOT NULL,
@@ -96,12 +100,9 @@ BEGIN
         'attempt', NEW.attempt,
         'size_bytes', coalesce(json_extract(NEW.result, '$.size_bytes'),
                                json_extract(NEW.input, '$.size_bytes'), 0),
-        'created_at', NEW.created_at,
+        'submitted_at', coalesce(NEW.started_over_at, NEW.created_at),
         'started_at', json_extract(NEW.status_history, '$.processing')));
 END;
-ALTER TABLE requests ADD COLUMN first_attempt INTEGER NOT NULL DEFAULT 1;
-ALTER TABLE requests ADD COLUMN started_over_at REAL;
-CREATE INDEX by_place ON requests (status, collection, created_at, id) WHERE seq > 0;
 CREATE TABLE marks (
     kind TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -442,19 +443,32 @@ class SqliteRequestStore:
         collection: str | None = None,
         after: Request | None = None,
         limit: int = 1000,
+        max_bytes: int = 1 << 20,
     ) -> Sequence[Request]:
-        rows = self._rows(
-            "SELECT * FROM requests WHERE user_id = ?1 AND (?2 IS NULL OR collection = ?2)"
-            " AND (created_at, id) > (?3, ?4) ORDER BY created_at, id LIMIT ?5",
-            (
-                user_id,
-                collection,
-                after.created_at if after else 0.0,
-                after.id if after else "",
-                limit,
-            ),
-        )
-        return [_request(row) for row in rows]
+        page: list[Request] = []
+        size_bytes = 0
+        with (
+            our_errors(),
+            closing(
+                self._database.connection().execute(
+                    "SELECT * FROM requests WHERE user_id = ?1 AND (?2 IS NULL OR collection = ?2)"
+                    " AND (created_at, id) > (?3, ?4) ORDER BY created_at, id LIMIT ?5",
+                    (
+                        user_id,
+                        collection,
+                        after.created_at if after else 0.0,
+                        after.id if after else "",
+                        limit,
+                    ),
+                )
+            ) as rows,
+        ):
+            for row in rows:
+                page.append(_request(row))
+                size_bytes += len(row["user_request"]) + len(row["coerced_request"])
+                if size_bytes >= max_bytes:
+                    break
+        return page
 
     def count(self, user_id: str) -> int:
         return int(
@@ -886,7 +900,7 @@ def _usage(row: sqlite3.Row) -> Usage:
         status=Status(record["status"]),
         attempt=record["attempt"],
         size_bytes=record["size_bytes"],
-        created_at=record["created_at"],
+        submitted_at=record["submitted_at"],
         started_at=record["started_at"],
         finished_at=row["finished_at"],
     )

@@ -603,6 +603,18 @@ class RequestStoreContract:
             store.remove(last.id)
         assert pages == [request.id for request in mine]
 
+    def test_a_page_of_large_requests_ends_early_but_never_empty(self, store: RequestStore) -> None:
+        mine = [
+            store.add(replace(new_request(), user_request="x" * size))
+            for size in (900, 900, 9000, 1)
+        ]
+        pages: list[list[str]] = []
+        last: Request | None = None
+        while page := store.requests_of(JOE.id, after=last, max_bytes=1500):
+            pages.append([request.id for request in page])
+            last = replace(page[-1], user_request="", coerced_request={})
+        assert pages == [[mine[0].id, mine[1].id], [mine[2].id], [mine[3].id]]
+
     def test_a_list_can_be_of_one_collection(self, store: RequestStore) -> None:
         store.add(new_request(collection="a"))
         b = store.add(new_request(collection="b"))
@@ -921,7 +933,7 @@ class RequestStoreContract:
         assert (usage.collection, usage.datasource) == ("c1", "d")
         assert (usage.status, usage.attempt, usage.size_bytes) == (Status.PROCESSED, 1, 10)
         assert usage.key == (done.modified_at, done.id)
-        assert usage.created_at == pytest.approx(done.created_at, abs=0.001)
+        assert usage.submitted_at == pytest.approx(done.created_at, abs=0.001)
         assert usage.started_at == pytest.approx(done.status_history["processing"], abs=0.001)
 
     def test_steps_that_finish_nothing_leave_no_record_of_use(self, store: RequestStore) -> None:
@@ -954,6 +966,23 @@ class RequestStoreContract:
         store.remove_if_finished([collected.id], not_after=store.now())
         assert store.count(JOE.id) == 0
         assert [usage.id for usage in store.usage()] == [removed.id, collected.id]
+
+    def test_a_request_that_starts_over_and_ends_again_leaves_another_record_of_use(
+        self, store: RequestStore
+    ) -> None:
+        failed = finish(store, start(store, store.add(new_request())), target=Status.FAILED)
+        over = start_over(store, failed)
+        done = finish(store, start(store, over))
+        first, second = store.usage()
+        assert (first.key, second.key) == (
+            (failed.modified_at, failed.id),
+            (done.modified_at, done.id),
+        )
+        assert (first.status, first.attempt) == (Status.FAILED, 1)
+        assert (second.status, second.attempt) == (Status.PROCESSED, 2)
+        assert second.submitted_at == pytest.approx(over.modified_at, abs=0.001)
+        assert second.started_at is not None
+        assert second.started_at >= second.submitted_at >= first.finished_at - 0.001
 
     def test_records_of_use_are_paged_in_order_and_forgotten_one_by_one(
         self, store: RequestStore

@@ -25,10 +25,10 @@ def as_json(usage: Usage) -> dict[str, Any]:
         "status": str(usage.status),
         "attempt": usage.attempt,
         "bytes": usage.size_bytes,
-        "submitted": time_text(usage.created_at),
+        "submitted": time_text(usage.submitted_at),
         "started": None if usage.started_at is None else time_text(usage.started_at),
         "finished": time_text(usage.finished_at),
-        "seconds_queued": _seconds(usage.created_at, began_at),
+        "seconds_queued": _seconds(usage.submitted_at, began_at),
         "seconds_processing": _seconds(began_at, usage.finished_at),
     }
 

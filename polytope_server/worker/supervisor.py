@@ -309,6 +309,17 @@ class Worker:
                 return self._after_cut(run, how=str(exc))
             logger.warning("staging stayed away", extra={"cause": str(exc)})
             return Outcome(target=Status.FAILED, message=_no_room(run, exc))
+        except Exception as exc:
+            if run.reason is not None:
+                return self._after_cut(run, how=repr(exc))
+            # Nobody else would tell the user before the lease has run out, time after time.
+            logger.exception("running it failed")
+            slot.discard()
+            return Outcome(
+                target=Status.FAILED,
+                message="The server failed over this request. This is not your fault; "
+                f"please quote {run.request.id}.",
+            )
         finally:
             run.on(None)
         return Outcome(target=Status.PROCESSED, message="Success", result=result)
@@ -650,8 +661,10 @@ class _Slot:
 
 
 def _no_room(run: Run, cause: Exception) -> str:
-    what = "has no room" if isinstance(cause, StorageFull) else "could not be reached"
+    is_archive = run.request.verb is Verb.ARCHIVE
+    what = "The data were not archived" if is_archive else "The result could not be kept"
+    why = "had no room" if isinstance(cause, StorageFull) else "could not be reached"
     return (
-        f"The result was ready, but the server's storage {what} for it for some time. "
+        f"{what}: the server's storage {why} for some time. "
         f"Submit the request again later; please quote {run.request.id}."
     )

@@ -4,10 +4,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from io import RawIOBase
 from pathlib import Path
-from typing import IO
 
 from polytope_server.errors import DatasourceFailed, ObjectNotFound, StorageFull
 from polytope_server.request import (
@@ -76,10 +76,13 @@ def archive(
     Raises:
         DatasourceFailed: with a text for the user; also if the data are gone, or damaged.
         SlotDied: the process ended.
-        StorageFull: *directory* has no room.
+        StorageFull: *directory* has no room, or cannot be used.
         BackendUnavailable: staging is away.
     """
-    with tempfile.TemporaryFile(dir=directory) as file:
+    with contextlib.ExitStack() as stack:
+        with _our_errors():
+            # without a buffer: what does not fit must not come up again when the file is closed
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0, dir=directory))
         with run.parts.part("staging"):
             _fetch_input(run, staging, file)
         path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
@@ -88,7 +91,7 @@ def archive(
                 pass
 
 
-def _fetch_input(run: Run, staging: Staging, file: IO[bytes]) -> None:
+def _fetch_input(run: Run, staging: Staging, file: RawIOBase) -> None:
     data = run.request.input
     if data is None or not data.name:
         raise DatasourceFailed("The uploaded data of this request are gone; submit it again.")
@@ -96,16 +99,28 @@ def _fetch_input(run: Run, staging: Staging, file: IO[bytes]) -> None:
     try:
         for chunk in staging.read(data.name):
             digest.update(chunk)
-            file.write(chunk)
-        file.flush()
+            _write(file, chunk)
     except ObjectNotFound as exc:
         raise DatasourceFailed(
             "The uploaded data of this request are gone; submit it again."
         ) from exc
-    except OSError as exc:
-        raise StorageFull(f"the worker's temporary directory: {exc.strerror}") from exc
     if digest.hexdigest() != data.sha256:
         raise DatasourceFailed("The uploaded data were damaged in storage; submit them again.")
+
+
+def _write(file: RawIOBase, chunk: bytes) -> None:
+    left = memoryview(chunk)
+    with _our_errors():
+        while left:
+            left = left[file.write(left) :]
+
+
+@contextlib.contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise StorageFull(f"the worker's temporary directory: {exc.strerror}") from exc
 
 
 def _frames(process: SlotProcess, job: Job) -> Frames:

@@ -293,7 +293,8 @@ BOMBS = (
 @given(
     head=st.sampled_from(["", "frontend: ", "datasources: {x: {type: fdb, match: {class: ", "".join(BOMBS)]),
     piece=st.sampled_from(["[", "{a: ", "- ", "a: b\n", "- a\n", "? ", "\t", "${N}", "$", "#\n",
-                           "---\n{}\n", "!a ", "&a ", "x: &y {<<: *y}\n", "'", '"\\', "\U0001f300", "a" * 50, "<<: {a: b}\n"]),
+                           "---\n{}\n", "!a ", "&a ", "x: &y {<<: *y}\n", "'", '"\\', "\U0001f300", "a" * 50,
+                           "<<: {a: b}\n"]),
     count=st.integers(1, 60_000),
 )  # fmt: skip
 @tries(15)

@@ -1,6 +1,5 @@
 """Submitting, polling, listing and revoking."""
 
-import functools
 import time
 from typing import Any
 
@@ -19,17 +18,16 @@ from polytope_server.frontend.answers import (
 from polytope_server.frontend.bodies import expect_json, whole
 from polytope_server.frontend.links import Links
 from polytope_server.frontend.polling import Reader, Watcher
+from polytope_server.frontend.resources.listing import Listing
 from polytope_server.frontend.revocation import Revoke
 from polytope_server.frontend.submission import Submit, usable
 from polytope_server.frontend.threads import Threads
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.observability.context import bind_context
 from polytope_server.request import Request, Status, Verb
-from polytope_server.request_store import RequestStore
 from polytope_server.user import User
 
 _LARGE_BYTES = 1 << 14
-_PAGE = 500
 
 
 class Polls:
@@ -55,9 +53,10 @@ class Polls:
 
     async def answer(self, req: HttpRequest, resp: Response, request_id: str) -> None:
         """Hold the poll for a while if the request is unfinished, then say how it stands."""
-        request = await self.own(req.context.user, request_id)
-        if not request.is_finished and self._hold_s and req.method != "HEAD":
-            request = await self._watcher.changed(request, at_most_s=self._hold_s)
+        with self._watcher.watching(request_id) as event:
+            request = await self.own(req.context.user, request_id)
+            if not request.is_finished and self._hold_s and req.method != "HEAD":
+                request = await self._watcher.changed(request, event, at_most_s=self._hold_s)
         await self.say(req, resp, request)
 
     async def say(self, req: HttpRequest, resp: Response, request: Request) -> None:
@@ -106,33 +105,11 @@ class Polls:
         return self._urls.request(req, request.id)
 
 
-class _Listing:
-    """Records of one's own requests."""
-
-    def __init__(self, *, store: RequestStore, threads: Threads, polls: Polls) -> None:
-        self._store, self._threads, self._polls = store, threads, polls
-
-    async def answer(self, req: HttpRequest, resp: Response, collection: str | None) -> None:
-        records: list[dict[str, Any]] = []
-        last: Request | None = None
-        while True:
-            page = await self._threads.run(
-                functools.partial(self._store.requests_of, collection=collection, limit=_PAGE),
-                req.context.user.id,
-                after=last,
-            )
-            records.extend(self._polls.record(req, request) for request in page)
-            if len(page) < _PAGE:
-                break
-            last = page[-1]
-        resp.media = {"message": records}
-
-
 class AllRequests:
     """``/api/v1/requests``"""
 
-    def __init__(self, *, store: RequestStore, threads: Threads, polls: Polls) -> None:
-        self._listing = _Listing(store=store, threads=threads, polls=polls)
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
 
     async def on_get(self, req: HttpRequest, resp: Response) -> None:
         await self._listing.answer(req, resp, None)
@@ -149,7 +126,7 @@ class Requests:
         submit: Submit,
         revoke: Revoke,
         polls: Polls,
-        store: RequestStore,
+        listing: Listing,
         threads: Threads,
         large_threads: Threads,
         max_body: int,
@@ -158,7 +135,7 @@ class Requests:
         self._submit, self._revoke = submit, revoke
         self._polls, self._threads, self._max_body = polls, threads, max_body
         self._large_threads = large_threads
-        self._listing = _Listing(store=store, threads=threads, polls=polls)
+        self._listing = listing
 
     async def on_get(self, req: HttpRequest, resp: Response, name: str) -> None:
         if name in req.context.policy.collections:
@@ -168,8 +145,7 @@ class Requests:
             await self._polls.answer(req, resp, name)
         except RequestNotFound:
             # a collection that was taken away still has its requests
-            await self._listing.answer(req, resp, name)
-            if not resp.media["message"]:
+            if not await self._listing.answer(req, resp, name):
                 raise
 
     on_head = on_get

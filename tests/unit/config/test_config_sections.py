@@ -534,7 +534,9 @@ def test_the_examples_of_the_documentation_load(read: Read) -> None:
 
 
 def test_the_documentation_names_every_key() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[3] / "docs"
+    pages = ("configuration.md", "configuration-reference.md")
+    text = "".join((docs / page).read_text(encoding="utf-8") for page in pages)
     keys = {info.alias or name for name, info in Config.model_fields.items()}
     for info in Config.model_fields.values():
         kind = info.annotation

@@ -59,11 +59,29 @@ def test_a_backup_holds_everything_and_is_closed_to_others(
 
 
 def test_nothing_but_what_requests_need_is_in_it(tmp_path: Path, data: Data) -> None:
-    failed = finish(data.store, start(data.store, data.to_archive()), target=Status.FAILED)
+    archived = finish(data.store, start(data.store, data.to_archive()))
     data.put("somebody-elses.grib", b"x")
-    data.put(f"{failed.id}-3.grib", b"left by a worker that died")
+    data.put(f"{archived.id}-3.grib", b"left by a worker that died")
     assert data.back_up(tmp_path / "b").manifest.objects == 0
     assert objects_in(tmp_path / "b") == {}
+
+
+def test_the_input_of_a_failed_request_is_in_it_as_long_as_it_may_start_over(
+    tmp_path: Path, data: Data
+) -> None:
+    failed = finish(data.store, start(data.store, data.to_archive()), target=Status.FAILED)
+    assert failed.input is not None
+    assert data.back_up(tmp_path / "b1").manifest.objects == 1
+    given = failed.input
+
+    def collect() -> None:
+        data.store.forget_input(failed.id, given)
+        data.staging.delete(given.name)
+
+    report = data.back_up(tmp_path / "b2", progress=at_the_end_of_the_store(collect))
+    assert (report.manifest.objects, list(report.damaged)) == (0, [])
+    assert requests_in(tmp_path / "b2" / manifest.DATABASE) == {failed.id: "failed"}
+    is_whole(tmp_path / "b2")
 
 
 def test_a_request_that_is_removed_meanwhile_is_not_in_it(tmp_path: Path, data: Data) -> None:

@@ -18,20 +18,36 @@ from polytope_server.testing.queue import QueueContract
 from polytope_server.testing.staging import StagingContract
 
 
+def seen_queue(directory: Path) -> Queue:
+    queue = SqliteQueue(SqliteQueueSection(path=directory / "q.sqlite"))
+    seen: Queue = observed(queue, abstraction="queue", name="sqlite", metrics=Metrics())
+    return seen
+
+
+def seen_staging(directory: Path) -> Staging:
+    staging = LocalStaging(LocalStagingSection(root_dir=directory))
+    seen: Staging = observed(staging, abstraction="staging", name="local", metrics=Metrics())
+    return seen
+
+
 class TestQueue(QueueContract):
     @pytest.fixture
     def queue(self, tmp_path: Path) -> Queue:
-        queue = SqliteQueue(SqliteQueueSection(path=tmp_path / "q.sqlite"))
-        seen: Queue = observed(queue, abstraction="queue", name="sqlite", metrics=Metrics())
-        return seen
+        return seen_queue(tmp_path)
+
+    @pytest.fixture
+    def again(self, tmp_path: Path) -> Queue:
+        return seen_queue(tmp_path)
 
 
 class TestStaging(StagingContract):
     @pytest.fixture
     def staging(self, tmp_path: Path) -> Staging:
-        staging = LocalStaging(LocalStagingSection(root_dir=tmp_path))
-        seen: Staging = observed(staging, abstraction="staging", name="local", metrics=Metrics())
-        return seen
+        return seen_staging(tmp_path)
+
+    @pytest.fixture
+    def again(self, tmp_path: Path) -> Staging:
+        return seen_staging(tmp_path)
 
 
 class Moody:

@@ -24,7 +24,6 @@ from polytope_server.testing.request_store import (
     finish,
     new_request,
     start,
-    start_over,
 )
 from polytope_server.user import User
 
@@ -216,20 +215,6 @@ def test_workers_that_vanished_are_forgotten_after_a_day(tmp_path: Path) -> None
     store.attend("new", slots=1, busy=0)
     assert [worker.name for worker in store.workers()] == ["new", "today"]
     assert set(store.marked(Mark.DRAINING)) == {"today"}
-
-
-def test_each_end_of_a_request_that_started_over_leaves_a_record_of_use(tmp_path: Path) -> None:
-    path = tmp_path / "r.sqlite"
-    store = open_store(path)
-    failed = finish(store, start(store, store.add(new_request())), target=Status.FAILED)
-    again = start_over(store, failed)
-    done = finish(store, start(store, again))
-    assert [(u.id, u.status, u.attempt) for u in store.usage()] == [
-        (failed.id, "failed", 1),
-        (failed.id, "processed", 2),
-    ]
-    assert list(again.status_history) == ["waiting"]
-    assert store.usage()[1].finished_at == done.modified_at
 
 
 # --- races between processes

@@ -29,7 +29,7 @@ def a_record(number: int, *, username: str = "joe") -> Usage:
         status=Status.PROCESSED,
         attempt=2,
         size_bytes=number,
-        created_at=1_700_000_000.0 + number,
+        submitted_at=1_700_000_000.0 + number,
         started_at=1_700_000_001.5 + number,
         finished_at=1_700_000_011.75 + number,
     )

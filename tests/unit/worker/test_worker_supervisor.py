@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Message, Topic
 from polytope_server.queue.sqlite import SqliteQueue
 from polytope_server.reloading import Current
-from polytope_server.request import Request, Status
+from polytope_server.request import BINARY, DataObject, Request, Status, Verb
 from polytope_server.request_store import Attendance, Mark
 from polytope_server.request_store.sqlite import SqliteRequestStore
 from polytope_server.staging.local import LocalStaging
@@ -43,7 +45,7 @@ def working(
     tmp_path: Path, store: SqliteRequestStore, queue: SqliteQueue
 ) -> Callable[..., contextmanager]:
     @contextmanager
-    def working(source: Source, **settings: float) -> Iterator[None]:
+    def working(source: Source, **settings: float | str) -> Iterator[None]:
         stop = Stop()
         worker = Worker(
             store=store,
@@ -136,3 +138,33 @@ def test_a_worker_says_how_busy_it_is_once_a_second(
         until(lambda: the_worker(store).busy == 1)
         seen = the_worker(store).seen_at
         until(lambda: the_worker(store).seen_at > seen, deadline_s=3)
+
+
+def test_what_nobody_expected_fails_the_request_at_once(
+    store: SqliteRequestStore, queue: SqliteQueue, working: Callable[..., contextmanager]
+) -> None:
+    request = store.add(new_request())
+    cannot_be_sent = Source(type="echo", options={"type": "echo", "what": object()})
+    with working(cannot_be_sent, slots=1, lease=60):
+        publish(store, queue, request)
+        until(lambda: store.get(request.id).status is Status.FAILED, deadline_s=10)
+    assert f"not your fault; please quote {request.id}" in store.get(request.id).message
+
+
+def test_data_that_cannot_be_unpacked_are_said_not_to_be_archived(
+    tmp_path: Path,
+    store: SqliteRequestStore,
+    queue: SqliteQueue,
+    working: Callable[..., contextmanager],
+) -> None:
+    data = DataObject(name="in.bin", media_type=BINARY, size_bytes=0, sha256=sha256().hexdigest())
+    staging = LocalStaging(LocalStagingSection(root_dir=tmp_path / "staging"))
+    with staging.create(data.name, media_type=BINARY) as upload:
+        upload.commit()
+    request = store.add(replace(new_request(verb=Verb.ARCHIVE), input=data))
+    missing = str(tmp_path / "missing")
+    with working(ECHO, slots=1, lease=60, tmp_dir=missing, storage_retry=0):
+        publish(store, queue, request)
+        until(lambda: store.get(request.id).status is Status.FAILED, deadline_s=10)
+    message = store.get(request.id).message
+    assert message.startswith("The data were not archived: the server's storage had no room")

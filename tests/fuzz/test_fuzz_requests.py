@@ -134,7 +134,12 @@ VALID_VALUES = st.sampled_from(
         for key, value in request.items()
     ]
 )
-FEATURES = st.dictionaries(st.sampled_from(["type", "points", "a", "\ud800"]), VALUES, max_size=3)
+ODD_NUMBERS = st.sampled_from([float("inf"), float("-inf"), float("nan"), -0.0, 10**18, 10**4000])
+FEATURES = st.dictionaries(
+    st.sampled_from(["type", "points", "a", "\ud800"]),
+    VALUES | ODD_NUMBERS | st.lists(ODD_NUMBERS, max_size=2),
+    max_size=3,
+)
 KEYS_AND_VALUES = (
     VALID_VALUES
     | st.tuples(st.sampled_from(KEYS), VALUES)

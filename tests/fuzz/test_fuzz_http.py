@@ -124,6 +124,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             assert running.resident_bytes(name) - least < GROWTH_MIB * _MIB, name
         assert requests.get(f"http://127.0.0.1:{port}/readyz", timeout=10).status_code == 200
         assert requests.get(f"{deployment.url}/readyz", timeout=10).status_code == 200
+        anns = requests.get(deployment.url + anns_link, timeout=10)
+        assert anns.content.startswith(MARK + b"ann")
         log = running.logs()
         assert "Traceback" not in log
         assert "unexpected error" not in log
@@ -510,6 +512,7 @@ def test_bytes_to_the_frontend(servers: Servers, draw: st.DataObject) -> None:
     answer = talk(servers.deployment.port, data, patience_s=PATIENCE_S)
     is_no_fault(answer)
     assert MARK + b"ann" not in answer
+    assert not re.search(servers.anns_id.encode() + rb"[^\s\"]*signature=", answer)
     if MARK + b"joe" in answer:
         # the last letters may be others that mean the same
         has_password = login("joe", USERS["joe"])[len("Basic ") : -4].encode() in data

@@ -146,7 +146,7 @@ KEYS_AND_VALUES = (
     | st.tuples(st.just("feature"), FEATURES)
 )
 CHANGES = st.lists(KEYS_AND_VALUES, max_size=2).map(dict)
-OBJECTS = st.builds(
+OBJECTS = FEATURES.map(lambda feature: {"class": "od", "feature": feature}) | st.builds(
     lambda request, changes: request | changes,
     st.sampled_from([request for request in VALID if isinstance(request, dict)]),
     CHANGES,

@@ -57,6 +57,7 @@ soak: $(BIN)/.dev
 
 docs: $(BIN)/.dev
 	$(BIN)/polytope-server config reference > docs/configuration-reference.md
+
 fuzz: $(BIN)/.dev
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 

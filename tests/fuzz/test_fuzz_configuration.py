@@ -32,7 +32,7 @@ logging: {mode: json, level: INFO, defaults: {app: x}}
 frontend: {port: 5000, public_url: "https://polytope.example.org", long_poll: 5s, max_request: 1M,
            signing_key: hunter2-signing-key}
 broker: {interval: 10, max_queued: 40, lease: 15s}
-worker: {slots: 2, timeout: 1d, environment: {MARS_TOKEN: hunter2, SAFE: visible}}
+worker: {slots: 2, timeout: 1d, environment: {MARS_TOKEN: hunter2, SAFE: visible, OTHER: !file key}}
 garbage-collector: {interval: 60, age: 24h, threshold: 10G}
 request_store: {sqlite: {path: ~/requests.sqlite}}
 queue: {rabbitmq: {host: mq, password: "${PW}", credentials: [{a: hunter2}]}}
@@ -43,16 +43,17 @@ authentication:
   r:
     authenticators:
       local: {type: plain, users: [{uid: u, password: hunter2, attributes: {ecmwf-apikey: hunter2}},
-                                   {uid: v, password: !file key}]}
+                                   {uid: v, password: !file key, attributes: {site: hunter2}}]}
       web: {type: jwt, client_secret: hunter2}
     authorizers: {local: {type: plain, roles: {staff: [u]}, user-attributes: {"u*": {key: hunter2}}}}
 admin: {users: [op], roles: {}}
 tracing: {endpoint: "http://127.0.0.1:4318", headers: {authorization: Bearer hunter2}}
 federation: {peer: {secret: hunter2}}
+api-keys: {authenticator: {type: x, pepper: hunter2}}
 datasources:
   f: {type: fdb, fdb_config: {type: local}, match: {class: [od, rd], date: ">30d", step: 0/to/24},
       defaults: {expver: 1}}
-  e: {type: echo, override_apikey: hunter2}
+  e: {type: echo, override_apikey: hunter2, wordpass: hunter2}
   m: {type: mars, mars: {apiKey: hunter2}, tmp_dir: /tmp}
   d: {type: dummy}
 collections:

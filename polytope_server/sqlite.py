@@ -45,6 +45,7 @@ class Database:
         self._writing = threading.Lock()
         try:
             self._make()
+            self._identity = _identity(os.stat(self._path))
         except OSError as exc:
             raise ConfigurationError(
                 f"{path}: cannot be used as a database: {exc.strerror}"
@@ -65,6 +66,12 @@ class Database:
         name = "durable" if durable and not self._replaceable else "hints"
         if self._replaceable:
             self._follow(name)
+        elif _identity(os.stat(self._path)) != self._identity:
+            # what we wrote into a file that nobody else sees would be lost
+            raise BackendUnavailable(
+                f"{self._path} is another file than the one that was opened; put that one back, or "
+                "restart this process"
+            )
         known: sqlite3.Connection | None = getattr(self._threads, name, None)
         if known is None:
             without = "OFF" if self._replaceable else "NORMAL"
@@ -141,7 +148,11 @@ class Database:
 
     def _open(self, *, synchronous: str) -> sqlite3.Connection:
         db = sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            f"{self._path.absolute().as_uri()}?mode=rw",  # only `_make` makes a file
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         db.row_factory = sqlite3.Row
         db.execute(f"PRAGMA synchronous={synchronous}")
@@ -185,10 +196,14 @@ class Database:
                 if not self._path.exists():
                     self._make()
             found = os.stat(self._path)
-        identity = (found.st_dev, found.st_ino)
+        identity = _identity(found)
         if known != identity:
             setattr(self._threads, name, None)
             setattr(self._threads, f"{name}_file", identity)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _leave_wal(db: sqlite3.Connection) -> None:

@@ -3,8 +3,10 @@
 import fcntl
 import logging
 import os
+import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from polytope_server.errors import BackendUnavailable, ConfigurationError
 logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30.0
+_LOOK_AGAIN_S = (0.0002, 0.001)
 _CHECKPOINT_PAGES = 4000
 """Of 4 KiB: a WAL that is written back less often writes pages back once that change often."""
 
@@ -81,13 +84,10 @@ class Database:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """A write transaction, committed at the end or rolled back by an exception.
-
-        Threads of one process take turns here: who finds SQLite's own lock taken sleeps and looks again.
-        """
-        with self.errors(), self._writing:
+        """A write transaction, committed at the end or rolled back by an exception."""
+        with self.errors(), self._writing:  # threads of one process take turns without looking
             db = self.connection(durable=durable)
-            db.execute("BEGIN IMMEDIATE")
+            _begin(db)
             try:
                 yield db
             except BaseException:
@@ -200,6 +200,28 @@ class Database:
         if known != identity:
             setattr(self._threads, name, None)
             setattr(self._threads, f"{name}_file", identity)
+
+
+def _begin(db: sqlite3.Connection) -> None:
+    """Begin to write once nobody else does.
+
+    SQLite itself would sleep for longer and longer between two looks, up to a hundred times as long as
+    others write.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    db.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as exc:
+                if not _is_busy(exc) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            time.sleep(random.uniform(*_LOOK_AGAIN_S))  # noqa: S311 -- so that two do not keep step
+    finally:
+        db.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

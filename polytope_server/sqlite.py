@@ -3,8 +3,10 @@
 import fcntl
 import logging
 import os
+import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from polytope_server.errors import BackendUnavailable, ConfigurationError
 logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30.0
+_LOOK_AGAIN_S = (0.0002, 0.001)
 _CHECKPOINT_PAGES = 4000
 """Of 4 KiB: a WAL that is written back less often writes pages back once that change often."""
 
@@ -45,6 +48,7 @@ class Database:
         self._writing = threading.Lock()
         try:
             self._make()
+            self._identity = _identity(os.stat(self._path))
         except OSError as exc:
             raise ConfigurationError(
                 f"{path}: cannot be used as a database: {exc.strerror}"
@@ -65,6 +69,12 @@ class Database:
         name = "durable" if durable and not self._replaceable else "hints"
         if self._replaceable:
             self._follow(name)
+        elif _identity(os.stat(self._path)) != self._identity:
+            # what we wrote into a file that nobody else sees would be lost
+            raise BackendUnavailable(
+                f"{self._path} is another file than the one that was opened; put that one back, or "
+                "restart this process"
+            )
         known: sqlite3.Connection | None = getattr(self._threads, name, None)
         if known is None:
             without = "OFF" if self._replaceable else "NORMAL"
@@ -74,13 +84,10 @@ class Database:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """A write transaction, committed at the end or rolled back by an exception.
-
-        Threads of one process take turns here: who finds SQLite's own lock taken sleeps and looks again.
-        """
-        with self.errors(), self._writing:
+        """A write transaction, committed at the end or rolled back by an exception."""
+        with self.errors(), self._writing:  # threads of one process take turns without looking
             db = self.connection(durable=durable)
-            db.execute("BEGIN IMMEDIATE")
+            _begin(db)
             try:
                 yield db
             except BaseException:
@@ -141,7 +148,11 @@ class Database:
 
     def _open(self, *, synchronous: str) -> sqlite3.Connection:
         db = sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            f"{self._path.absolute().as_uri()}?mode=rw",  # only `_make` makes a file
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
         )
         db.row_factory = sqlite3.Row
         db.execute(f"PRAGMA synchronous={synchronous}")
@@ -185,10 +196,36 @@ class Database:
                 if not self._path.exists():
                     self._make()
             found = os.stat(self._path)
-        identity = (found.st_dev, found.st_ino)
+        identity = _identity(found)
         if known != identity:
             setattr(self._threads, name, None)
             setattr(self._threads, f"{name}_file", identity)
+
+
+def _begin(db: sqlite3.Connection) -> None:
+    """Begin to write once nobody else does.
+
+    SQLite itself would sleep for longer and longer between two looks, up to a hundred times as long as
+    others write.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    db.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as exc:
+                if not _is_busy(exc) or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            time.sleep(random.uniform(*_LOOK_AGAIN_S))  # noqa: S311 -- so that two do not keep step
+    finally:
+        db.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _leave_wal(db: sqlite3.Connection) -> None:

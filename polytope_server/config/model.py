@@ -215,8 +215,8 @@ class WorkerSection(Section):
     """Requests worked on at once, each in a process of its own."""
     poll_interval: Interval = 1.0
     """Between looks at the queue if nothing wakes it."""
-    lease: Interval = 30.0
-    """After it, a request of a worker that is silent goes to another one."""
+    lease: Annotated[Duration, Field(ge=2)] = 30.0
+    """After it, a request of a worker that is silent goes to another one; renewed once a second."""
     timeout: Interval = _DAY_S
     """Of one request."""
     drain_timeout: Duration = 30.0

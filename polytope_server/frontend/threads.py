@@ -67,12 +67,22 @@ class Turns:
 
 
 async def stream(chunks: Iterator[bytes], threads: Threads) -> AsyncGenerator[bytes, None]:
-    """Chunks of a blocking iterator, one at a time; closed when the client goes away."""
+    """Chunks of a blocking iterator; closed when the client goes away.
+
+    The next one is read while the client takes the one before: two are held.
+    """
     turns = Turns()
+
+    def read() -> asyncio.Task[bytes]:
+        return asyncio.create_task(threads.run(turns.taking(next), chunks, b""))
+
+    following = read()
     try:
-        while (chunk := await threads.run(turns.taking(next), chunks, b"")) != b"":
+        while (chunk := await following) != b"":
+            following = read()
             yield chunk
     finally:
+        await asyncio.gather(following, return_exceptions=True)  # nobody wants it any more
         close = getattr(chunks, "close", None)
         if close is not None:
             await threads.run(turns.taking(close))

@@ -115,6 +115,9 @@ class Usage:
 class RequestStore(Protocol):
     """The only truth about requests. Every method is one atomic operation, durable on return.
 
+    Only what a power cut may undo without harm need not be durable: hints that say so, and steps into QUEUED
+    and PROCESSING, after which a request would be scheduled, or run, once more.
+
     Every method may raise `BackendUnavailable`. Whether it has happened is then unknown: read the
     request again before going on. All times are Unix seconds by the store's own clock. Safe between
     threads and between processes.

@@ -13,7 +13,7 @@ from typing import Any
 from polytope_server.audit import AuditEntry
 from polytope_server.config.embedded import SqliteStoreSection
 from polytope_server.errors import LimitReached, RequestNotFound, StepLost
-from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
+from polytope_server.request import ACTIVE, DataObject, Lease, Request, Status, Step, Verb
 from polytope_server.request_store import (
     FORGOTTEN_AFTER_S,
     Attendance,
@@ -334,7 +334,7 @@ class SqliteRequestStore:
         return found
 
     def apply(self, step: Step) -> Request:
-        with self._database.transaction() as db:
+        with self._database.transaction(durable=_must_last(step)) as db:
             row = self._take(db, step)
             if row is None:
                 stands = _row(db, step.id)
@@ -347,7 +347,7 @@ class SqliteRequestStore:
     def apply_each(self, steps: Sequence[Step]) -> Sequence[Request | None]:
         if not steps:
             return []
-        with self._database.transaction() as db:
+        with self._database.transaction(durable=any(map(_must_last, steps))) as db:
             rows = [self._take(db, step) for step in steps]
         return [_request(row) if row is not None else None for row in rows]
 
@@ -859,6 +859,11 @@ def _user_ids(db: sqlite3.Connection, wanted: Wanted) -> list[str]:
         return [User(username=wanted.username, realm=wanted.realm).id]
     names = {"username": wanted.username, "realm": wanted.realm}
     return [row["user_id"] for row in db.execute(_USERS_OF, names)]
+
+
+def _must_last(step: Step) -> bool:
+    """Whether a power cut must not undo a step. One that was only handed on is handed on again."""
+    return step.target not in ACTIVE or step.audit is not None
 
 
 def _row(db: sqlite3.Connection, request_id: str) -> Any:

@@ -89,12 +89,22 @@ class LocalStaging:
         Raises:
             ObjectNotFound
         """
-        with our_errors(name):
+        with self._errors(name):
             return LocalReader(self.path(name).open("rb", buffering=0), name)
 
     def stat(self, name: str) -> StoredObject:
-        with our_errors(name):
+        with self._errors(name):
             return _stored(name, self.path(name).stat())
+
+    @contextlib.contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        """A missing file is a missing object, unless everything is missing: then it may come back."""
+        try:
+            with our_errors(name):
+                yield
+        except ObjectNotFound:
+            self.ping()
+            raise
 
     def delete(self, name: str) -> None:
         with our_errors(), contextlib.suppress(FileNotFoundError):

@@ -32,7 +32,8 @@ def main() -> None:
     jobs, frames = _private_streams()
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor to handle
+    for number in (signal.SIGINT, signal.SIGTERM):  # whoever stops everything means the supervisor
+        signal.signal(number, signal.SIG_IGN)
     configure(LoggingSection.model_validate({"level": level}), process="slot")
     write_frame(frames, Kind.READY)
     for line in jobs:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import RawIOBase
 from pathlib import Path
@@ -20,6 +21,8 @@ from polytope_server.staging import Staging
 from polytope_server.worker.frames import Job, Kind
 from polytope_server.worker.run import Run
 from polytope_server.worker.slot_process import SlotProcess
+
+_LARGE_BYTES = 1 << 18
 
 Frames = Generator[tuple[Kind, memoryview], None, None]
 
@@ -46,10 +49,10 @@ def retrieve(
     with run.parts.part("slot"), contextlib.closing(_frames(process, job)) as frames:
         media_type = _media_type(frames)
         name = result_name("", run.request.id, run.lease.attempt, media_type)
-        digest = hashlib.sha256()
         with (
             run.parts.part("staging"),
             staging.create(name, media_type=media_type) as upload,
+            _Digest() as digest,
         ):
             run.bytes_staged = 0
             for _, payload in frames:
@@ -59,13 +62,46 @@ def retrieve(
                         f"The result is larger than {max_bytes} bytes, the most that this server "
                         "hands out at once; ask for less in each request."
                     )
-                digest.update(payload)
-                upload.write(payload)
+                with digest.of(payload):
+                    upload.write(payload)
                 staged(len(payload))
             upload.commit()
     return DataObject(
         name=name, media_type=media_type, size_bytes=run.bytes_staged, sha256=digest.hexdigest()
     )
+
+
+class _Digest:
+    """SHA-256 of what passes. Large pieces are hashed in a thread beside the writing of the same bytes."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> "_Digest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    @contextlib.contextmanager
+    def of(self, payload: memoryview) -> Iterator[None]:
+        """Hash *payload*, which must stay as it is meanwhile; done when this is left."""
+        if len(payload) < _LARGE_BYTES:
+            self._digest.update(payload)
+            yield
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
+        hashed = self._pool.submit(self._digest.update, payload)
+        try:
+            yield
+        finally:
+            hashed.result()
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 def archive(

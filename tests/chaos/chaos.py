@@ -3,7 +3,7 @@
 One in ten is not killed but stopped for longer than its lease, and wakes up to find that it has lost it.
 
 ``python tests/chaos/chaos.py [--seed N] [--kills 200]``. The seed is printed; the same seed picks the same
-processes and the same moments again. Promises, as `docs/architecture.md` tells them:
+processes and the same moments again. Promises, as `docs/benchmarks.md` tells them:
 
 - a request that was accepted ends, in its result or in the failure that it was made for;
 - a result that was announced is there, whole, and is what the datasource was asked for;

@@ -1,5 +1,6 @@
 """Packages of others, installed as far as the registry can tell: what is said of those that are broken."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from polytope_server.registry import load_backend, open_backend
 
 
 @pytest.fixture(autouse=True)
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of packages, for a process that has loaded nothing yet."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
+    load_backend.cache_clear()
+    yield tmp_path
+    load_backend.cache_clear()
 
 
 def install(site: Path, package: str, *, name: str, value: str, code: str = "") -> None:

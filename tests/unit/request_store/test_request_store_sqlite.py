@@ -125,6 +125,25 @@ def test_a_request_that_is_put_back_to_work_and_ends_again_leaves_another_record
     assert [usage.finished_at for usage in store.usage()] == [failed.modified_at, done.modified_at]
 
 
+def test_a_file_that_is_taken_away_is_unavailable_until_it_is_back(tmp_path: Path) -> None:
+    path, aside = tmp_path / "r.sqlite", tmp_path / "aside.sqlite"
+    store = open_store(path)
+    request = store.add(new_request())
+    path.rename(aside)
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable):
+            store.ping()
+        with pytest.raises(BackendUnavailable):
+            store.add(new_request())
+        assert not path.exists(), "nobody made another one in its place"
+    aside.rename(path)
+    assert store.get(request.id) == request
+    path.unlink()
+    open_store(path)
+    with pytest.raises(BackendUnavailable, match="another file"):
+        store.add(new_request())
+
+
 def test_a_directory_in_its_place_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be used") as caught:
         open_store(tmp_path)

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from polytope_server.config.staging import LocalStagingSection
-from polytope_server.errors import BackendUnavailable, ConfigurationError, StorageFull
+from polytope_server.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    ObjectNotFound,
+    StorageFull,
+)
 from polytope_server.registry import open_backend
 from polytope_server.staging import CHUNK_BYTES, Staging
 from polytope_server.staging.local import LocalStaging
@@ -152,3 +157,18 @@ def test_stray_files_among_the_uploads_do_no_harm(root: Path, staging: Staging) 
     (root / "uploads" / "stray").touch()
     put(staging, "a")
     assert [each.name for each in staging.list("")] == ["a"]
+
+
+def test_a_directory_that_is_away_is_no_missing_object(root: Path, staging: Staging) -> None:
+    aside = root.with_name("aside")
+    with staging.create("a.bin", media_type=MEDIA_TYPE) as upload:
+        upload.write(b"a")
+        upload.commit()
+    root.rename(aside)
+    for call in (staging.read, staging.stat):
+        with pytest.raises(BackendUnavailable):
+            call("a.bin")
+    aside.rename(root)
+    assert b"".join(staging.read("a.bin")) == b"a"
+    with pytest.raises(ObjectNotFound):
+        staging.stat("b.bin")

@@ -8,6 +8,7 @@ is repeated with its seed.
 import argparse
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -38,6 +39,10 @@ def main() -> None:
             ),
         ]
         done = subprocess.run(command, env={**os.environ, "FUZZ_SEED": str(seed)}, check=False)
+        if done.returncode < 0:
+            sys.exit(
+                f"the tests were ended by {signal.Signals(-done.returncode).name}, seed {seed}"
+            )
         if done.returncode != 0:
             sys.exit(f"found with seed {seed}; again: make fuzz SECONDS=1 SEED={seed}")
         seed += 1

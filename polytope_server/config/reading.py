@@ -31,6 +31,7 @@ REPLACE: Final = "!replace"
 FILE: Final = "!file"
 
 _YAML: Final = "tag:yaml.org,2002:"
+_MERGE: Final = "<<"
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUTH: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -217,7 +218,7 @@ class _Builder:
             key = self._key(raw_key, place)
             if key is None:
                 continue
-            if key == "<<" and raw_key.style is None:
+            if key == _MERGE and raw_key.style is None:
                 inherited.extend(self._inherited(raw_value, place))
                 continue
             if key in found:
@@ -241,11 +242,11 @@ class _Builder:
 
     def _inherited(self, raw: yaml.Node, place: Place) -> Iterator[Mapping[str, Node]]:
         for source in raw.value if isinstance(raw, yaml.SequenceNode) else [raw]:
-            node = self.node(source, place)
+            node = self.node(source, (*place, _MERGE))  # deeper: it may stand for itself
             if isinstance(node.value, Mapping):
                 yield node.value
             else:
-                self._note(source, (*place, "<<"), "must be a mapping, or a list of mappings")
+                self._note(source, (*place, _MERGE), "must be a mapping, or a list of mappings")
 
     def _scalar(self, raw: yaml.ScalarNode, place: Place) -> Node:
         text, source = str(raw.value), self._source(raw)

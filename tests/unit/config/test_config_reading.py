@@ -120,7 +120,9 @@ def test_nested_aliases_do_not_explode() -> None:
     assert "more than 100000 values" in fault("\n".join(lines).encode())
 
 
-@pytest.mark.parametrize("text", ["a: &x {b: *x}", "a: &x [*x, *x]"])
+@pytest.mark.parametrize(
+    "text", ["a: &x {b: *x}", "a: &x [*x, *x]", "a: &x {<<: *x}", "a: &x {<<: [*x, {b: 1}]}"]
+)
 def test_an_alias_to_itself_is_refused(text: str) -> None:
     assert "nested more than" in fault(text.encode())
 

@@ -85,7 +85,7 @@ class Database:
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A write transaction, committed at the end or rolled back by an exception."""
-        with self.errors(), self._writing:  # threads of one process take turns without looking
+        with self.errors(), self._turn():
             db = self.connection(durable=durable)
             _begin(db)
             try:
@@ -94,6 +94,18 @@ class Database:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Threads of one process take turns without looking, and wait no longer than for other processes."""
+        if not self._writing.acquire(timeout=BUSY_TIMEOUT_S):
+            raise BackendUnavailable(
+                f"the embedded database {self._path.name} is busy for too long"
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 # A wide terminal keeps tables in logs whole.
 export COLUMNS ?= 120
 
-.PHONY: demo test unit check format bench chaos soak fuzz docs clean help
+.PHONY: demo services-install test unit check format bench chaos soak fuzz docs clean help
 
 help:
 	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
 	@echo "make test                       everything that must pass"
+	@echo "make services-install           the servers that tests of back-ends need: MongoDB protocol, RabbitMQ, S3, ..."
 	@echo "make unit                       the unit tests"
 	@echo "make check                      ruff, mypy, import-linter"
 	@echo "make bench                      all benchmarks, about ten minutes"
@@ -33,6 +34,9 @@ $(BIN)/.dev: pyproject.toml
 
 demo: $(BIN)/.demo
 	$(BIN)/polytope-server demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+
+services-install:
+	tests/services/install.sh
 
 check: $(BIN)/.dev
 	$(BIN)/ruff check .

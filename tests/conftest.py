@@ -2,6 +2,8 @@
 
 import os
 
+pytest_plugins = ["services.fixtures"]
+
 _LOOPBACK = "127.0.0.1,localhost,::1"
 
 for _name in ("NO_PROXY", "no_proxy"):  # some look at the one, some at the other

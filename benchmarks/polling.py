@@ -31,6 +31,7 @@ from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.logging import configure
 from polytope_server.observability.metrics import Metrics
 from polytope_server.reloading import Current
+from polytope_server.signatures import SignedLinks
 
 CONNECTIONS = 64
 RUN_S = 4.0
@@ -209,6 +210,7 @@ def _serve(file: Path) -> None:
             identity=Identity.build(config.authentication, cache),
             collections=collections_of(config),
         )
+        links = SignedLinks(os.urandom(32))
         services = Services(
             store=open_chosen("request_store", config.request_store, stop=stop),
             queue=open_chosen("queue", config.queue, stop=stop),
@@ -216,7 +218,7 @@ def _serve(file: Path) -> None:
             cache=cache,
             policy=Current(policy),
             metrics=Metrics(),
-            signing_key=os.urandom(32),
+            signer=lambda: links,
         )
         urls = PublicUrls(
             public_url=None, proxy_support=False, bind_to=settings.bind_to, port=settings.port

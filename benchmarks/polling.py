@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import requests as http
+from deployed import basic
 from falcon.asgi import Request as HttpRequest
 from falcon.asgi import Response
 
@@ -43,7 +44,7 @@ def measure(options: Options) -> bool:
     polls: list[float] = []
     constant: list[float] = []
     with _served(options) as (server, pid):
-        client = Client(server.url, server.username, server.password)
+        client = Client(server.url, server.authorization)
         ids = [client.submit(server.collection("dummy"), "1") for _ in range(CONNECTIONS)]
         kinds = [([f"/requests/{request_id}" for request_id in ids], polls)]
         if pid is not None:
@@ -105,8 +106,7 @@ def _served(options: Options) -> Iterator[tuple[Target, int | None]]:
             yield (
                 Target(
                     url=url,
-                    username=USERNAME,
-                    password=password,
+                    authorization=basic(USERNAME, password).authorization,
                     collections={"dummy": "dummy"},
                     config=load([file], strict=True, environ={}).config,
                 ),

@@ -62,7 +62,7 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             files,
             hangup,
             ours.config,
-            _policy(cache, metrics),
+            _policy(cache, store, metrics),
             process=FRONTEND,
             looks=False,
             caution=logging.DEBUG,
@@ -97,13 +97,19 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
         )
 
 
-def _policy(cache: Cache, metrics: Metrics | None = None) -> Build[Policy]:
+def _policy(
+    cache: Cache, store: RequestStore | None = None, metrics: Metrics | None = None
+) -> Build[Policy]:
     def build(snapshot: Snapshot, before: Policy | None) -> Policy:
-        realms = snapshot.config.authentication
+        api_keys = snapshot.config.api_keys
         identity = Identity.build(
-            realms, cache, before=before.identity if before else None, metrics=metrics
+            snapshot.config.authentication,
+            cache,
+            before=before.identity if before else None,
+            metrics=metrics,
+            keys=store if api_keys.enabled else None,
         )
-        return Policy(identity=identity, collections=snapshot.collections)
+        return Policy(identity=identity, collections=snapshot.collections, api_keys=api_keys)
 
     return build
 

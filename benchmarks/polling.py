@@ -32,6 +32,7 @@ from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.logging import configure
 from polytope_server.observability.metrics import Metrics
 from polytope_server.reloading import Current
+from polytope_server.signatures import SignedLinks
 
 CONNECTIONS = 64
 RUN_S = 4.0
@@ -210,6 +211,7 @@ def _serve(files: Sequence[str]) -> None:
             identity=Identity.build(config.authentication, cache),
             collections=collections_of(config),
         )
+        links = SignedLinks(os.urandom(32))
         services = Services(
             store=open_chosen("request_store", config.request_store, stop=stop),
             queue=open_chosen("queue", config.queue, stop=stop),
@@ -217,7 +219,7 @@ def _serve(files: Sequence[str]) -> None:
             cache=cache,
             policy=Current(policy),
             metrics=Metrics(),
-            signing_key=os.urandom(32),
+            signer=lambda: links,
         )
         urls = PublicUrls(
             public_url=None, proxy_support=False, bind_to=settings.bind_to, port=settings.port

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from polytope_server.authentication import Authenticator
+from polytope_server.authentication.api_keys import ApiKeyAuthenticator, key_in
 from polytope_server.authentication.guessing import (
     FREE_GUESSES,
     FREE_GUESSES_OF_ADDRESS,
@@ -24,10 +25,16 @@ from polytope_server.authorization import Authorizer
 from polytope_server.caching import Cache
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.secrecy import looks_secret
-from polytope_server.errors import BackendUnavailable, ConfigurationError, NotAuthenticated
+from polytope_server.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    NotAuthenticated,
+    NotAuthorized,
+)
 from polytope_server.observability.backends import observed
 from polytope_server.observability.metrics import Metrics
 from polytope_server.registry import backends, load_backend
+from polytope_server.request_store import RequestStore
 from polytope_server.user import User
 
 logger = logging.getLogger(__name__)
@@ -37,11 +44,18 @@ EVERYBODY: Final = "default"
 LIFETIME_S: Final = 60.0
 KNOWN_S: Final = 10.0
 """How long a process goes by what it has just learnt of a user, without a look into the cache."""
+KEY_KNOWN_S: Final = 2.0
+"""The same for who came with an API key: so long at most a key is good that somebody else has revoked."""
 REFUSAL_LIFETIME_S: Final = 5.0
 
 # Clients crash on a refusal whose text says that something has run out, so none here does.
 _MAX_KNOWN: Final = 8192
 _REFUSED: Final = "The credentials were not accepted."
+_NO_KEY_FOR_A_KEY: Final = (
+    "An API key cannot be used to make another one; log in with the credentials of your account."
+)
+_SPEAKS_FOR_OTHERS: Final = "federation"
+"""The scheme of servers that speak for users of theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +73,11 @@ class Identity:
     of them without a key that only this process has; what it holds is signed, so that whoever can
     write a shared cache cannot make themselves somebody. A user with secret attributes is not cached.
 
+    API keys are looked up in the store each time, or every other second: only what the authorizers say of
+    their users is remembered as above. A text that is a key of ours is shown to no other authenticator.
+
     Args:
+        keys: where API keys are; None if they are not to be accepted.
         sections: what the realms were made of: other sections find nothing that these have remembered.
         before: the one whose place this takes; who has guessed too often there has done so here.
     """
@@ -74,6 +92,7 @@ class Identity:
         clock: Callable[[], float] = time.monotonic,
         sections: Mapping[str, RealmSection] | None = None,
         before: "Identity | None" = None,
+        keys: Authenticator | None = None,
     ) -> None:
         self._realms = realms
         self._sections = sections or {}
@@ -93,6 +112,9 @@ class Identity:
                 self._by_scheme.setdefault(each.scheme.lower(), []).append(each)
         if not self._by_scheme:
             logger.warning("No authenticator is configured: nobody can log in")
+        self._keys = keys
+        if keys is not None:
+            self._by_scheme.setdefault(keys.scheme.lower(), []).append(keys)
 
     @classmethod
     def build(
@@ -102,6 +124,7 @@ class Identity:
         *,
         before: Self | None = None,
         metrics: Metrics | None = None,
+        keys: RequestStore | None = None,
     ) -> Self:
         """From the configuration. Back-ends of types that are not here are left out, with a warning.
 
@@ -109,6 +132,7 @@ class Identity:
 
         Args:
             metrics: told of all calls of the back-ends.
+            keys: the store whose API keys are accepted, if any are.
 
         Raises:
             ConfigurationError: a back-end has no type, its library is missing, or an option is wrong.
@@ -137,7 +161,12 @@ class Identity:
                 )
                 realm = replace(realm, authorizers=tuple(made))
             opened[name] = realm
-        return cls(opened, cache, sections=sections, before=before)
+        authenticator = ApiKeyAuthenticator(keys) if keys is not None else None
+        if authenticator is not None and metrics is not None:
+            authenticator = observed(
+                authenticator, abstraction="authentication", name="api-keys", metrics=metrics
+            )
+        return cls(opened, cache, sections=sections, before=before, keys=authenticator)
 
     @property
     def schemes(self) -> Sequence[str]:
@@ -208,16 +237,56 @@ class Identity:
             logger.info("Credentials were refused", extra={"address": address})
             self._remember(key, None, self._refusal_lifetime_s)
             raise NotAuthenticated(_REFUSED)
-        user, cacheable = found
+        user, authenticator = found
+        if authenticator is self._keys:
+            user = self._with_remembered_grants(user)
+            if not _has_secrets(user):
+                self._know(authorization, user, lifetime_s=KEY_KNOWN_S)
+            return user
         user = self._with_grants(user)
-        if cacheable and not any(looks_secret(name) for name in user.attributes):
+        if authenticator.cacheable and not _has_secrets(user):
             self._remember(key, user, self._lifetime_s)
             self._know(authorization, user)
         return user
 
-    def _know(self, authorization: str | None, user: User) -> None:
+    def identify_for_key(self, authorization: str | None, *, address: str) -> User:
+        """Who sends this header, for whom an API key may be made: asked anew, and as a key acts for them.
+
+        That is without roles, which are found out at each login, and without attributes that are secret or
+        come from authorizers. Blocks.
+
+        Raises:
+            NotAuthenticated: see `identify`.
+            NotAuthorized: only an API key says who it is; or it is a user of nobody here.
+            BackendUnavailable: see `identify`.
+        """
+        credentials = parse(authorization)
+        others = [credential for credential in credentials if key_in(credential) is None]
+        found = self._authenticate(others, address)
+        if found is None:
+            if len(others) < len(credentials):
+                raise NotAuthorized(_NO_KEY_FOR_A_KEY)
+            raise NotAuthenticated(_REFUSED)
+        user, authenticator = found
+        if not self._is_known(user) or authenticator.scheme.lower() == _SPEAKS_FOR_OTHERS:
+            raise NotAuthorized("This server has API keys only for users of its own.")
+        public = {name: text for name, text in user.attributes.items() if not looks_secret(name)}
+        return User(username=user.username, realm=user.realm, attributes=MappingProxyType(public))
+
+    def forget(self, user_id: str) -> None:
+        """Look again who this user is when they come next: a key of theirs is none any more."""
         with self._lock:
-            until = self._clock() + min(KNOWN_S, self._lifetime_s)
+            for key in [key for key, (_, user) in self._known.items() if user.id == user_id]:
+                del self._known[key]
+
+    def _is_known(self, user: User) -> bool:
+        """Whether a user may still be one: their realm is there, and not all who could know say no."""
+        realm = self._realms.get(user.realm, Realm())
+        return any(_may_know(each, user.username) for each in realm.authenticators)
+
+    def _know(self, authorization: str | None, user: User, *, lifetime_s: float = KNOWN_S) -> None:
+        with self._lock:
+            until = self._clock() + min(lifetime_s, self._lifetime_s)
             self._known[self._digest("known", authorization or "")] = (until, user)
             if len(self._known) > _MAX_KNOWN:
                 self._known.popitem(last=False)
@@ -228,8 +297,8 @@ class Identity:
 
     def _authenticate(
         self, credentials: Sequence[Credential], address: str
-    ) -> tuple[User, bool] | None:
-        """The user and whether that may be remembered; None if all who could tell said no."""
+    ) -> tuple[User, Authenticator] | None:
+        """The user and who knew them; None if all who could tell said no."""
         away: BackendUnavailable | None = None
         for credential in credentials:
             guess = self._guess(credential)
@@ -246,9 +315,12 @@ class Identity:
                     )
                     away, judged = exc, False
                     continue
+                if each is self._keys and not self._is_known(user):
+                    logger.info("An API key of somebody who is no user any more was refused")
+                    continue
                 for place in places:
                     self._guesses.was_right(place, guess)
-                return user, each.cacheable
+                return user, each
             if judged:
                 self._guesses.was_wrong(guess)
             else:
@@ -271,7 +343,21 @@ class Identity:
             )
         return user
 
+    def _with_remembered_grants(self, user: User) -> User:
+        """The same, for a user whose roles need not be asked for again with each request."""
+        known = json.dumps([user.realm, user.username, sorted(user.attributes.items())])
+        key = self._digest("grants", self._fingerprint, known).hex()
+        remembered = self._recall(key)
+        if isinstance(remembered, User):
+            return remembered
+        user = self._with_grants(user)
+        if not _has_secrets(user):
+            self._remember(key, user, self._lifetime_s)
+        return user
+
     def _authenticators(self, credential: Credential) -> Sequence[Authenticator]:
+        if key_in(credential) is not None:
+            return () if self._keys is None else (self._keys,)
         return self._by_scheme.get(credential.scheme.lower(), ())
 
     def _login_names(self, credential: Credential) -> set[str]:
@@ -309,6 +395,16 @@ class Identity:
                 if hmac.compare_digest(signature.encode("utf-8", "replace"), known.encode()):
                     return _remembered(json.loads(text))
         return None
+
+
+def _has_secrets(user: User) -> bool:
+    return any(looks_secret(name) for name in user.attributes)
+
+
+def _may_know(authenticator: Authenticator, username: str) -> bool:
+    """What an authenticator that lists its users says; others cannot tell."""
+    has_user = getattr(authenticator, "has_user", None)
+    return has_user is None or bool(has_user(username))
 
 
 class _Nobody:

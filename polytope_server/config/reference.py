@@ -66,6 +66,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 type: plain
                 roles: {operator: [alice], researcher: [alice, bob]}
                 user-attributes: {"a*": {site: reading}}""",
+    "api-keys": "api-keys: {enabled: true, lifetime: 30d, max_per_user: 5}",
     "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",
     "datasource": """\

@@ -17,6 +17,7 @@ from services.base import Missing, Server
 S = TypeVar("S", bound=Server)
 
 SERVERS: Final = {
+    "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
 }
 """Name of the fixture to the class."""
@@ -25,14 +26,20 @@ SERVERS: Final = {
 @contextlib.contextmanager
 def started(kind: type[S], **options: Any) -> Iterator[S]:
     """A server of the test's own. One that is not installed skips the test, or fails it in CI."""
+    must_be_installed(kind)
+    with kind(**options) as server:
+        yield server
+
+
+def must_be_installed(*kinds: type[Server]) -> None:
+    """Skip the test if one of them is not, or fail it in CI."""
     try:
-        kind.check()
+        for kind in kinds:
+            kind.check()
     except Missing as exc:
         if os.environ.get("CI") == "true":
             pytest.fail(str(exc), pytrace=False)
         pytest.skip(str(exc))
-    with kind(**options) as server:
-        yield server
 
 
 def _fixture(name: str, path: str) -> Any:

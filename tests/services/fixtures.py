@@ -17,6 +17,7 @@ from services.base import Missing, Server
 S = TypeVar("S", bound=Server)
 
 SERVERS: Final = {
+    "mongodb": "services.mongodb:MongoDb",
     "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
 }

@@ -20,7 +20,7 @@ from polytope_server.authentication.guessing import (
     neighbourhood,
 )
 from polytope_server.authentication.header import Credential, parse
-from polytope_server.authorization import Authorizer
+from polytope_server.authorization import Authorizer, Grant
 from polytope_server.caching import Cache
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.secrecy import looks_secret
@@ -39,6 +39,9 @@ KNOWN_S: Final = 10.0
 """How long a process goes by what it has just learnt of a user, without a look into the cache."""
 REFUSAL_LIFETIME_S: Final = 5.0
 
+_FORMAT: Final = "1"
+"""Of what is remembered: processes of another version find nothing."""
+
 # Clients crash on a refusal whose text says that something has run out, so none here does.
 _MAX_KNOWN: Final = 8192
 _REFUSED: Final = "The credentials were not accepted."
@@ -56,10 +59,13 @@ class Identity:
     """Identifies users by credentials of any scheme of any realm. Safe between threads.
 
     Answers are remembered for a short while. The cache holds neither credentials nor anything made
-    of them without a key that only this process has; what it holds is signed, so that whoever can
-    write a shared cache cannot make themselves somebody. A user with secret attributes is not cached.
+    of them without a key that it does not hold; what it holds is signed, and says when it ends, so that
+    whoever can write a shared cache can neither make themselves somebody nor stay who they were. A user
+    with secret attributes is not cached.
 
     Args:
+        key: processes with the same one and the same sections know what the others have remembered; by
+            default each has its own.
         sections: what the realms were made of: other sections find nothing that these have remembered.
         before: the one whose place this takes; who has guessed too often there has done so here.
     """
@@ -72,6 +78,8 @@ class Identity:
         lifetime_s: float = LIFETIME_S,
         refusal_lifetime_s: float = REFUSAL_LIFETIME_S,
         clock: Callable[[], float] = time.monotonic,
+        date: Callable[[], float] = time.time,
+        key: bytes | None = None,
         sections: Mapping[str, RealmSection] | None = None,
         before: "Identity | None" = None,
     ) -> None:
@@ -80,13 +88,14 @@ class Identity:
         self._cache = cache
         self._lifetime_s = lifetime_s
         self._refusal_lifetime_s = refusal_lifetime_s
-        self._key: bytes = before._key if before else secrets.token_bytes(32)
+        self._key: bytes = before._key if before else key or secrets.token_bytes(32)
         self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
         text = json.dumps({name: realm.written() for name, realm in self._sections.items()})
         self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
         self._clock = clock
+        self._date = date
         self._lock = Lock()
-        self._fingerprint = self._digest("realms", text).hex()
+        self._fingerprint = self._digest("realms", _FORMAT, text).hex()
         self._by_scheme: dict[str, list[Authenticator]] = {}
         for realm in realms.values():
             for each in realm.authenticators:
@@ -102,6 +111,7 @@ class Identity:
         *,
         before: Self | None = None,
         metrics: Metrics | None = None,
+        key: bytes | None = None,
     ) -> Self:
         """From the configuration. Back-ends of types that are not here are left out, with a warning.
 
@@ -109,6 +119,7 @@ class Identity:
 
         Args:
             metrics: told of all calls of the back-ends.
+            key: see `Identity`; the one of *before* goes on.
 
         Raises:
             ConfigurationError: a back-end has no type, its library is missing, or an option is wrong.
@@ -137,7 +148,7 @@ class Identity:
                 )
                 realm = replace(realm, authorizers=tuple(made))
             opened[name] = realm
-        return cls(opened, cache, sections=sections, before=before)
+        return cls(opened, cache, sections=sections, before=before, key=key)
 
     @property
     def schemes(self) -> Sequence[str]:
@@ -198,20 +209,21 @@ class Identity:
         parts = (f"{c.scheme.lower()} {c.text}" for c in credentials)
         key = self._digest("cache", self._fingerprint, *parts).hex()
         remembered = self._recall(key)
-        if isinstance(remembered, User):
-            self._know(authorization, remembered)
-            return remembered
-        if isinstance(remembered, _Nobody):
-            raise NotAuthenticated(_REFUSED)
+        if remembered is not None:
+            if remembered["user"] is None:
+                raise NotAuthenticated(_REFUSED)
+            user = _user(remembered["user"])
+            self._know(authorization, user)
+            return user
         found = self._authenticate(credentials, address)
         if found is None:
             logger.info("Credentials were refused", extra={"address": address})
-            self._remember(key, None, self._refusal_lifetime_s)
+            self._remember(key, {"user": None}, lifetime_s=self._refusal_lifetime_s)
             raise NotAuthenticated(_REFUSED)
         user, cacheable = found
         user = self._with_grants(user)
-        if cacheable and not any(looks_secret(name) for name in user.attributes):
-            self._remember(key, user, self._lifetime_s)
+        if cacheable and not _has_secrets(user.attributes):
+            self._remember(key, {"user": _whole(user)}, lifetime_s=self._lifetime_s)
             self._know(authorization, user)
         return user
 
@@ -262,14 +274,32 @@ class Identity:
         """The user with what each authorizer adds; each sees what those before it have added."""
         user = replace(user, roles=user.roles | {EVERYBODY})
         realm = self._realms.get(user.realm, Realm())
-        for each in realm.authorizers:
-            grant = each.grant(user)
+        for number, each in enumerate(realm.authorizers):
+            grant = self._grant(each, user, place=str(number))
             user = replace(
                 user,
                 roles=user.roles | grant.roles,
                 attributes=MappingProxyType({**user.attributes, **grant.attributes}),
             )
         return user
+
+    def _grant(self, authorizer: Authorizer, user: User, *, place: str) -> Grant:
+        """What an authorizer says, or has said lately."""
+        if not authorizer.remembered_s:
+            return authorizer.grant(user)
+        asked = json.dumps(_whole(user), sort_keys=True)
+        key = self._digest("grant", self._fingerprint, place, asked).hex()
+        remembered = self._recall(key)
+        if remembered is not None:
+            return Grant(
+                roles=frozenset(remembered["roles"]),
+                attributes=MappingProxyType(remembered["attributes"]),
+            )
+        grant = authorizer.grant(user)
+        if not _has_secrets(grant.attributes):
+            value = {"roles": sorted(grant.roles), "attributes": dict(grant.attributes)}
+            self._remember(key, value, lifetime_s=authorizer.remembered_s)
+        return grant
 
     def _authenticators(self, credential: Credential) -> Sequence[Authenticator]:
         return self._by_scheme.get(credential.scheme.lower(), ())
@@ -295,31 +325,33 @@ class Identity:
         text = "".join(f"{len(part)}:{part}" for part in parts)
         return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
 
-    def _remember(self, key: str, user: User | None, lifetime_s: float) -> None:
-        value = None if user is None else {**user.as_json(), "attributes": dict(user.attributes)}
-        text = json.dumps({"user": value})
+    def _remember(self, key: str, value: Mapping[str, Any], *, lifetime_s: float) -> None:
+        text = json.dumps({**value, "ends_at": self._date() + lifetime_s})
         signed = {"text": text, "signature": self._digest("value", key, text).hex()}
         self._cache.put(key, signed, lifetime_s=lifetime_s)
 
-    def _recall(self, key: str) -> "User | _Nobody | None":
-        """A remembered user, a remembered refusal, or None where nothing trustworthy is found."""
+    def _recall(self, key: str) -> Mapping[str, Any] | None:
+        """What was remembered under this key; None where nothing trustworthy is found."""
         match self._cache.get(key):
             case {"text": str(text), "signature": str(signature)}:
                 known = self._digest("value", key, text).hex()
                 if hmac.compare_digest(signature.encode("utf-8", "replace"), known.encode()):
-                    return _remembered(json.loads(text))
+                    value: Mapping[str, Any] = json.loads(text)
+                    # somebody may have kept it and put it there again
+                    return value if self._date() < value["ends_at"] else None
         return None
 
 
-class _Nobody:
-    """A remembered refusal."""
+def _has_secrets(attributes: Mapping[str, str]) -> bool:
+    return any(looks_secret(name) for name in attributes)
 
 
-def _remembered(value: Mapping[str, Any]) -> User | _Nobody:
-    user = value["user"]
-    if user is None:
-        return _Nobody()
-    return replace(User.from_json(user), attributes=MappingProxyType(user["attributes"]))
+def _whole(user: User) -> Mapping[str, Any]:
+    return {**user.as_json(), "attributes": dict(user.attributes)}
+
+
+def _user(whole: Mapping[str, Any]) -> User:
+    return replace(User.from_json(whole), attributes=MappingProxyType(whole["attributes"]))
 
 
 def _open(

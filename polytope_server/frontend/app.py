@@ -115,7 +115,8 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
             "queue": queue.ping,
             "staging": staging.ping,
             "caching": services.cache.ping,
-        }
+        },
+        dispensable={"caching"},
     )
     downloads = Downloads(
         reader=reader,

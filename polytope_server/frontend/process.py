@@ -21,6 +21,7 @@ from polytope_server.observability.metrics import Metrics
 from polytope_server.observability.siblings import SharedListener
 from polytope_server.reloading import Build, Reload, Snapshot
 from polytope_server.request_store import RequestStore
+from polytope_server.signatures import derived_key
 
 
 def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
@@ -57,11 +58,12 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
 
         store: RequestStore = opened("request_store", config.request_store)
         cache: Cache = opened("caching", config.caching)
+        signing_key = _signing_key(config, store)
         reload = Reload(
             files,
             hangup,
             ours.config,
-            _policy(cache, metrics),
+            _policy(cache, metrics, key=derived_key(signing_key, purpose="remembered logins")),
             process=FRONTEND,
             looks=False,
             caution=logging.DEBUG,
@@ -73,7 +75,7 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             cache=cache,
             policy=reload.current,
             metrics=metrics,
-            signing_key=_signing_key(config, store),
+            signing_key=signing_key,
             traces=open_traces(config.tracing, process=FRONTEND),
         )
         reload.start()
@@ -96,11 +98,15 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
         )
 
 
-def _policy(cache: Cache, metrics: Metrics | None = None) -> Build[Policy]:
+def _policy(
+    cache: Cache, metrics: Metrics | None = None, *, key: bytes | None = None
+) -> Build[Policy]:
+    """Args: key: all frontends of one store have it, so that each knows who has logged in to the others."""
+
     def build(snapshot: Snapshot, before: Policy | None) -> Policy:
         realms = snapshot.config.authentication
         identity = Identity.build(
-            realms, cache, before=before.identity if before else None, metrics=metrics
+            realms, cache, before=before.identity if before else None, metrics=metrics, key=key
         )
         return Policy(identity=identity, collections=snapshot.collections)
 

@@ -18,6 +18,8 @@ S = TypeVar("S", bound=Server)
 
 SERVERS: Final = {
     "redis": "services.redis:Redis",
+    "memcached": "services.memcached:Memcached",
+    "slapd": "services.slapd:Slapd",
 }
 """Name of the fixture to the class."""
 

@@ -47,6 +47,16 @@ def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes, str]:
         return response.status, response.read(), response.getheader("Content-Type", "")
 
 
+def test_what_can_be_done_without_is_told_and_does_not_count() -> None:
+    def away() -> None:
+        raise BackendUnavailable("no route")
+
+    checks = {"store": lambda: None, "caching": away}
+    report = Readiness(checks, dispensable={"caching"}).look()
+    assert (report.ready, dict(report.states)) == (True, {"store": "ok", "caching": "away"})
+    assert not Readiness(checks).look().ready
+
+
 def test_a_process_says_that_it_is_alive() -> None:
     with listening(store=away) as listener:
         status, body, content_type = get(listener.port, "/healthz")

@@ -9,6 +9,9 @@ class Authenticator(Protocol):
     """Turns the credential of one scheme into a user of its realm. Safe between threads.
 
     Made with its `Config` and the name of its realm, ``(config, *, realm)``.
+
+    One that knows all of its users may have ``has_user(username) -> bool``: API keys of a user whom nobody in
+    their realm has any more are refused. It must not ask anybody.
     """
 
     scheme: str

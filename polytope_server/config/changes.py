@@ -15,6 +15,7 @@ from polytope_server.config.section import Section
 LIVE: Final[Mapping[str, frozenset[str] | None]] = MappingProxyType(
     {
         "authentication": None,
+        "api_keys": None,
         "coercion": None,
         "datasources": None,
         "collections": None,
@@ -31,6 +32,7 @@ _READ_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "frontend": frozenset({"frontend"}),
         "caching": frozenset({"frontend"}),
+        "api_keys": frozenset({"frontend"}),
         "broker": frozenset({"broker"}),
         "worker": frozenset({"worker"}),
         "garbage_collector": frozenset({"garbage-collector"}),

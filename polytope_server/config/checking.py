@@ -48,6 +48,7 @@ from polytope_server.language.written import read_written
 
 _ABOUT_REQUESTS: Final = ("match", "defaults", "patch", ROLES)
 _SHORT_AGE_S: Final = 60.0
+_KEYS_OF_OTHERS: Final[Place] = ("api-keys", "authenticator")
 _REALM_PARTS: Final = (("authenticators", "authentication"), ("authorizers", "authorization"))
 
 _Some = TypeVar("_Some", bound=Section)
@@ -244,6 +245,8 @@ def check_backends(tree: Node, findings: Findings) -> Node:
             for name in parts.children.get(part, Node(value={})).children:
                 place = ("authentication", realm, part, name)
                 tree = _check_typed(tree, place, abstraction, findings)
+    if at(tree, _KEYS_OF_OTHERS) is not None:
+        tree = _with_unknown_hidden(tree, _KEYS_OF_OTHERS, is_datasource=False)
     return tree
 
 

@@ -26,7 +26,7 @@ _NOT_READ: Final[Mapping[Place, str]] = MappingProxyType(
         ("garbage-collector", "metric_age"): "not read: metrics are not stored",
         ("telemetry",): "not read: this release has no telemetry service",
         ("federation",): "not read: this release takes no users of other servers",
-        ("api-keys",): "not read: this release has no keys of its own",
+        ("api-keys", "authenticator"): "not read: this release has no keys but its own",
         ("admin", "roles"): "not read: nothing asks for these roles; see admin.users",
     }
 )

@@ -19,6 +19,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from polytope_server.config.api_keys import ApiKeysSection
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.section import (
     Duration,
@@ -365,7 +366,7 @@ class Config(Section):
     caching: OneBackend = Choice("memory", {})
     authentication: Mapping[str, RealmSection] = Field(default_factory=dict, repr=False)
     """Realms by name."""
-    api_keys: Raw = Field(default_factory=dict, alias="api-keys")
+    api_keys: ApiKeysSection = Field(default_factory=ApiKeysSection, alias="api-keys")
     federation: Raw = Field(default_factory=dict)
     admin: AdminSection = Field(default_factory=AdminSection)
     coercion: CoercionSection = Field(default_factory=CoercionSection)

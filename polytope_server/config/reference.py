@@ -89,6 +89,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 bind_dn: CN=polytope,OU=Service Accounts,DC=example,DC=org
                 ldap_password: "${LDAP_PASSWORD}"
                 uid_attribute: sAMAccountName""",
+    "api-keys": "api-keys: {enabled: true, lifetime: 30d, max_per_user: 5}",
     "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",
     "datasource": """\

@@ -12,6 +12,8 @@ from polytope_server.config.tree import Node
 _UNQUOTED: Final = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./-]*(?: [A-Za-z0-9_./-]+)*", re.ASCII)
 _NOT_TEXT: Final = re.compile(r"true|false|null|yes|no|on|off|[yn]|[0-9._xe-]+", re.IGNORECASE)
 _INDENT: Final = "  "
+_READABLE: Final = frozenset({"api-keys"})
+"""Sections whose names sound like those of secrets; the model says what is one in them."""
 
 
 def show(loaded: Loaded) -> Iterator[str]:
@@ -24,7 +26,9 @@ def show(loaded: Loaded) -> Iterator[str]:
     for key, node in loaded.tree.children.items():
         if key == "datasources":
             continue
-        yield from _entry(_quoted(key), node, indent="", hidden=looks_secret(key))
+        yield from _entry(
+            _quoted(key), node, indent="", hidden=looks_secret(key) and key not in _READABLE
+        )
 
 
 def _entry(label: str, node: Node, *, indent: str, hidden: bool) -> Iterator[str]:

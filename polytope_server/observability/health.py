@@ -36,7 +36,7 @@ class Rendered(Protocol):
 
 
 class Report(NamedTuple):
-    """Whether all is there, and what is and is not: names and states only, open to everybody."""
+    """Whether all that is needed is there, and what is and is not: names and states, open to everybody."""
 
     ready: bool
     states: Mapping[str, str]
@@ -87,7 +87,7 @@ class Readiness:
     """All checks of a process. Safe between threads; callers share one round of checks.
 
     Args:
-        dispensable: names of what the process can do without: their states are told, but it is ready.
+        dispensable: names of those whose absence is told, but without whom the process does its work.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Readiness:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._probes = {name: _Probe(name, check) for name, check in checks.items()}
-        self._dispensable = frozenset(dispensable)
+        self._dispensable = dispensable
         self._timeout_s = timeout_s
         self._remembered_s = remembered_s
         self._clock = clock

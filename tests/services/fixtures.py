@@ -19,6 +19,9 @@ S = TypeVar("S", bound=Server)
 SERVERS: Final = {
     "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
+    "memcached": "services.memcached:Memcached",
+    "mongodb": "services.mongodb:MongoDb",
+    "slapd": "services.slapd:Slapd",
 }
 """Name of the fixture to the class."""
 

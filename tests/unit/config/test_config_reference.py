@@ -14,6 +14,9 @@ VARIABLES = {
     "SIGNING_KEY": "a-key-for-signing-links",
     "STORE_TOKEN": "a-token-of-the-object-store",
     "ALICE_PASSWORD": "a-password",
+    "REDIS_PASSWORD": "a-password",
+    "MONGO_PASSWORD": "a-password",
+    "LDAP_PASSWORD": "a-password",
 }
 
 

@@ -15,6 +15,7 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("queue", "sqlite"): "polytope_server.config.embedded:SqliteQueueSection",
         ("staging", "local"): "polytope_server.config.staging:LocalStagingSection",
         ("staging", "polytope"): "polytope_server.config.staging:ObjectStoreSection",
+        ("staging", "s3"): "polytope_server.config.staging:S3Section",
         ("caching", "memory"): "polytope_server.config.caching:MemoryCacheSection",
         ("authentication", "plain"): "polytope_server.config.identity:PlainAuthenticatorSection",
         ("authorization", "plain"): "polytope_server.config.identity:PlainAuthorizerSection",
@@ -30,7 +31,6 @@ ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "request_store": frozenset({"mongodb"}),
         "queue": frozenset({"rabbitmq"}),
-        "staging": frozenset({"s3"}),
         "caching": frozenset({"redis", "memcached", "mongodb"}),
         "authentication": frozenset(
             {"ecmwfapi", "jwt", "keycloak", "openid_offline_access", "federation"}

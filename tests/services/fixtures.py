@@ -18,6 +18,9 @@ S = TypeVar("S", bound=Server)
 
 SERVERS: Final = {
     "redis": "services.redis:Redis",
+    "radosgw": "services.radosgw:RadosGw",
+    "seaweedfs": "services.seaweedfs:SeaweedFs",
+    "moto": "services.moto:Moto",
 }
 """Name of the fixture to the class."""
 

@@ -22,6 +22,9 @@ SERVERS: Final = {
     "memcached": "services.memcached:Memcached",
     "mongodb": "services.mongodb:MongoDb",
     "slapd": "services.slapd:Slapd",
+    "radosgw": "services.radosgw:RadosGw",
+    "seaweedfs": "services.seaweedfs:SeaweedFs",
+    "moto": "services.moto:Moto",
 }
 """Name of the fixture to the class."""
 

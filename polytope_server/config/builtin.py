@@ -17,9 +17,14 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("queue", "rabbitmq"): "polytope_server.config.rabbitmq:RabbitMqSection",
         ("staging", "local"): "polytope_server.config.staging:LocalStagingSection",
         ("staging", "polytope"): "polytope_server.config.staging:ObjectStoreSection",
+        ("staging", "s3"): "polytope_server.config.staging:S3Section",
         ("caching", "memory"): "polytope_server.config.caching:MemoryCacheSection",
+        ("caching", "redis"): "polytope_server.config.caching:RedisCacheSection",
+        ("caching", "memcached"): "polytope_server.config.caching:MemcachedCacheSection",
+        ("caching", "mongodb"): "polytope_server.config.caching:MongoCacheSection",
         ("authentication", "plain"): "polytope_server.config.identity:PlainAuthenticatorSection",
         ("authorization", "plain"): "polytope_server.config.identity:PlainAuthorizerSection",
+        ("authorization", "ldap"): "polytope_server.config.ldap:LdapAuthorizerSection",
         ("datasource", "fdb"): "polytope_server.config.datasources:FdbConfig",
         ("datasource", "echo"): "polytope_server.config.datasources:EchoConfig",
         ("datasource", "dummy"): "polytope_server.config.datasources:DummyConfig",
@@ -30,12 +35,14 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 
 ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        "staging": frozenset({"s3"}),
-        "caching": frozenset({"redis", "memcached", "mongodb"}),
+        "request_store": frozenset(),
+        "queue": frozenset(),
+        "staging": frozenset(),
+        "caching": frozenset(),
         "authentication": frozenset(
             {"ecmwfapi", "jwt", "keycloak", "openid_offline_access", "federation"}
         ),
-        "authorization": frozenset({"ldap"}),
+        "authorization": frozenset(),
         "datasource": frozenset(
             {"mars", "polytope", "gribjump", "webmars", "federated", "ionbeam"}
         ),

@@ -57,7 +57,29 @@ EXAMPLES: Final[Mapping[str, str]] = {
             url: https://data.example.org
             token: ${STORE_TOKEN}
             root_dir: /data/objects""",
+    "staging.s3": """\
+        staging:
+          s3:
+            host: https://objects.internal.example.org
+            port: 443
+            bucket: results
+            prefix: polytope/
+            access_key: ${S3_ACCESS_KEY}
+            secret_key: ${S3_SECRET_KEY}
+            url: https://objects.example.org
+            use_presigned_url: true""",
     "caching.memory": "caching: {memory: {max_entries: 50000}}",
+    "caching.redis": """\
+        caching:
+          redis: {host: cache, port: 6379, db: 0, password: "${REDIS_PASSWORD}", tls: true}""",
+    "caching.memcached": "caching: {memcached: {host: cache, port: 11211}}",
+    "caching.mongodb": """\
+        caching:
+          mongodb:
+            uri: mongodb://db:27017
+            username: polytope
+            password: "${MONGO_PASSWORD}"
+            collection: cache""",
     "authentication": """\
         authentication:
           example:
@@ -83,6 +105,18 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 type: plain
                 roles: {operator: [alice], researcher: [alice, bob]}
                 user-attributes: {"a*": {site: reading}}""",
+    "authorization.ldap": """\
+        authentication:
+          example:
+            authorizers:
+              directory:
+                type: ldap
+                url: ldaps://directory.example.org
+                search_base: DC=example,DC=org
+                filter: OU=Polytope
+                bind_dn: CN=polytope,OU=Service Accounts,DC=example,DC=org
+                ldap_password: "${LDAP_PASSWORD}"
+                uid_attribute: sAMAccountName""",
     "api-keys": "api-keys: {enabled: true, lifetime: 30d, max_per_user: 5}",
     "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",

@@ -17,9 +17,14 @@ from services.base import Missing, Server
 S = TypeVar("S", bound=Server)
 
 SERVERS: Final = {
-    "mongodb": "services.mongodb:MongoDb",
     "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
+    "memcached": "services.memcached:Memcached",
+    "mongodb": "services.mongodb:MongoDb",
+    "slapd": "services.slapd:Slapd",
+    "radosgw": "services.radosgw:RadosGw",
+    "seaweedfs": "services.seaweedfs:SeaweedFs",
+    "moto": "services.moto:Moto",
 }
 """Name of the fixture to the class."""
 

@@ -17,6 +17,7 @@ VARIABLES = {
     "REDIS_PASSWORD": "a-password",
     "MONGO_PASSWORD": "a-password",
     "LDAP_PASSWORD": "a-password",
+    "RABBITMQ_PASSWORD": "a-password",
     "S3_ACCESS_KEY": "an-access-key",
     "S3_SECRET_KEY": "a-secret-key",
 }

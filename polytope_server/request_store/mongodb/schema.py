@@ -30,6 +30,9 @@ EPOCH: Final = DatetimeMS(0)
 _INDEXING_S: Final = 600.0
 _INDEX_CONFLICTS: Final = frozenset({67, 85, 86, 11000})
 
+_DURABLE: Final = WriteConcern("majority", j=True)
+"""On the disks of a majority of the servers before it is acknowledged."""
+_HINT: Final = WriteConcern(1)
 CODEC: Final[CodecOptions[Document]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS
 )
@@ -62,25 +65,25 @@ class Collections:
         database = client.get_database(config.database, codec_options=CODEC)
 
         def named(
-            name: str, *, read: str = "local", write: str | int = "majority"
+            name: str, *, read: str = "local", write: WriteConcern = _DURABLE
         ) -> Collection[Document]:
             return database.get_collection(
-                name, read_concern=ReadConcern(read), write_concern=WriteConcern(write)
+                name, read_concern=ReadConcern(read), write_concern=write
             )
 
-        def beside(name: str, *, write: str | int = "majority") -> Collection[Document]:
+        def beside(name: str, *, write: WriteConcern = _DURABLE) -> Collection[Document]:
             return named(f"{config.collection}.{name}", write=write)
 
         return cls(
             requests=named(config.collection, read="majority"),
             latest=named(config.collection),
-            hints=named(config.collection, write=1),
-            dispatched=beside("dispatched", write=1),
-            positions=beside("positions", write=1),
+            hints=named(config.collection, write=_HINT),
+            dispatched=beside("dispatched", write=_HINT),
+            positions=beside("positions", write=_HINT),
             posts=beside("posts"),
             secrets=beside("secrets"),
             marks=beside("marks"),
-            workers=beside("workers", write=1),
+            workers=beside("workers", write=_HINT),
             audit=beside("audit"),
             keys=beside("keys"),
             meta=beside("meta"),

@@ -23,7 +23,17 @@ _OF_THE_CONNECTION: Final = frozenset(
 )
 
 
-class Recorder(CommandListener):
+class Listener(CommandListener):
+    """Hears of commands before they are sent, and when they are over."""
+
+    def started(self, event: CommandStartedEvent) -> None: ...
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
+class Recorder(Listener):
     """Every command to one collection, and to those beside it, while it records."""
 
     def __init__(self) -> None:
@@ -38,10 +48,6 @@ class Recorder(CommandListener):
                 {k: v for k, v in event.command.items() if k not in _OF_THE_CONNECTION}
             )
 
-    def succeeded(self, event: CommandSucceededEvent) -> None: ...
-
-    def failed(self, event: CommandFailedEvent) -> None: ...
-
     @contextmanager
     def recording(self) -> Iterator[list[Command]]:
         """What is asked meanwhile."""
@@ -54,15 +60,14 @@ class Recorder(CommandListener):
 
 
 @contextmanager
-def listening() -> Iterator[Recorder]:
-    """To all clients that are made meanwhile."""
-    recorder = Recorder()
-    listeners = pymongo.monitoring._LISTENERS.command_listeners  # there is no way to take one back
-    pymongo.monitoring.register(recorder)
+def heard_by(listener: Listener) -> Iterator[None]:
+    """Clients that are made meanwhile tell it of their commands, for as long as they live."""
+    pymongo.monitoring.register(listener)
     try:
-        yield recorder
+        yield
     finally:
-        listeners.remove(recorder)
+        # there is no other way to take one back
+        pymongo.monitoring._LISTENERS.command_listeners.remove(listener)
 
 
 @dataclass(frozen=True, slots=True)

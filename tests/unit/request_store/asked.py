@@ -34,16 +34,16 @@ class Listener(CommandListener):
 
 
 class Recorder(Listener):
-    """Every command to one collection, and to those beside it, while it records."""
+    """Every command to one database, while it records."""
 
-    def __init__(self) -> None:
-        self.database = ""
+    def __init__(self, database: str) -> None:
+        self._database = database
         self.commands: list[Command] = []
         self.is_recording = False
 
     def started(self, event: CommandStartedEvent) -> None:
         name = event.command_name
-        if self.is_recording and event.database_name == self.database and name in _ASKING:
+        if self.is_recording and event.database_name == self._database and name in _ASKING:
             self.commands.append(
                 {k: v for k, v in event.command.items() if k not in _OF_THE_CONNECTION}
             )

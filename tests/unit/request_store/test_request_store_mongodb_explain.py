@@ -17,13 +17,13 @@ from typing import Any
 
 import pymongo
 import pytest
-from asked import Command, Key, Question, Recorder, listening, questions, serving, stages
+from asked import Command, Key, Question, Recorder, heard_by, questions, serving, stages
 from bson.datetime_ms import DatetimeMS
 from pymongo.collection import Collection
 from services.mongodb import MongoDb
 
 from polytope_server.config.mongodb import MongoStoreSection
-from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
+from polytope_server.request import DataObject, Lease, Status, Step, Verb
 from polytope_server.request_store import Mark, RequestStore, Wanted
 from polytope_server.request_store.mongodb import MongoRequestStore
 from polytope_server.request_store.mongodb.documents import document_of
@@ -55,19 +55,16 @@ class Loaded:
     recorder: Recorder
     requests: "Collection[dict[str, Any]]"
 
-    def __post_init__(self) -> None:
-        assert REQUESTS >= 1000, "the figures of this module are about many"
-
-    def one(self, status: Status) -> Request:
-        return self.store.find(Wanted(statuses={status}), limit=1)[0]
-
 
 @pytest.fixture(scope="module")
 def loaded(mongodb: MongoDb) -> Iterator[Loaded]:
     database = mongodb.database()
-    with listening() as recorder, mongodb.client() as client:
-        recorder.database = database
-        store = MongoRequestStore(MongoStoreSection(uri=mongodb.uri, database=database, timeout=30))
+    recorder = Recorder(database)
+    with mongodb.client() as client:
+        with heard_by(recorder):
+            store = MongoRequestStore(
+                MongoStoreSection(uri=mongodb.uri, database=database, timeout=30)
+            )
         requests = client[database]["requests"]
         documents: list[dict[str, Any]] = []
         for number in range(REQUESTS):

@@ -7,23 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
-import pymongo.monitoring
 import pytest
-from pymongo.monitoring import (
-    CommandFailedEvent,
-    CommandListener,
-    CommandStartedEvent,
-    CommandSucceededEvent,
-)
+from asked import Listener, heard_by
+from bson.datetime_ms import DatetimeMS
+from pymongo.monitoring import CommandFailedEvent, CommandStartedEvent
 from services.fixtures import started
 from services.mongodb import MongoDb
 from services.proxy import ChaosProxy, Mode
 
 from polytope_server.config.mongodb import MongoStoreSection
 from polytope_server.errors import BackendUnavailable, LimitReached, RequestNotFound, StepLost
-from polytope_server.request import Lease, Request, Status, Step
+from polytope_server.request import Lease, Status, Step
 from polytope_server.request_store import Mark
 from polytope_server.request_store.mongodb import MongoRequestStore
 from polytope_server.request_store.mongodb.pipelines import removed
@@ -38,6 +34,7 @@ from polytope_server.testing.request_store import (
     new_request,
     start,
     start_over,
+    start_queued,
     uploaded,
 )
 from polytope_server.user import User
@@ -161,7 +158,7 @@ def _answers(store: MongoRequestStore) -> bool:
 # --- answers that get lost
 
 
-class Loser(CommandListener):
+class Loser(Listener):
     """Loses the answer to the next command of one name, once the server has done what it says.
 
     The connection is reset then, and the driver sends the command once more. Or it stays, and nothing comes
@@ -193,8 +190,6 @@ class Loser(CommandListener):
         time.sleep(0.05)  # that of the command, not only that of a heartbeat
         self._proxy.mode = Mode.PASS
 
-    def succeeded(self, event: CommandSucceededEvent) -> None: ...
-
     def failed(self, event: CommandFailedEvent) -> None:
         if event.command_name == self._name and self._stays:
             self._proxy.mode = Mode.PASS
@@ -223,14 +218,10 @@ class Lossy:
 @pytest.fixture(scope="module")
 def lossy(mongodb: MongoDb) -> Iterator[Lossy]:
     database = mongodb.database()
-    listeners = pymongo.monitoring._LISTENERS.command_listeners  # there is no way to take one back
     with ChaosProxy(mongodb.port()) as proxy:
         loser = Loser(proxy)
-        pymongo.monitoring.register(loser)
-        try:
-            store = opened(mongodb.uri_at(proxy.port), database, timeout=4)
-        finally:
-            listeners.remove(loser)
+        with heard_by(loser):
+            store = opened(mongodb.uri_at(proxy.port), database)
         direct = opened(mongodb.uri, database)
         yield Lossy(store, direct, loser)
         store.close()
@@ -273,59 +264,40 @@ def test_a_step_whose_answer_was_lost_is_ours(lossy: Lossy, stays: bool) -> None
         lossy.store.apply(take)
 
 
-def test_a_step_whose_answer_was_lost_is_ours_also_if_others_have_gone_on_since(
-    lossy: Lossy,
+class Meddler(Listener):
+    """Does something between the change of a request and the look at what has become of it."""
+
+    def __init__(self) -> None:
+        self.action: Callable[[], object] | None = None
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name == "find" and self.action is not None:
+            action, self.action = self.action, None
+            action()
+
+
+def test_a_step_is_ours_also_if_others_have_gone_on_before_we_see_it(
+    mongodb: MongoDb, store: MongoRequestStore
 ) -> None:
-    request = lossy.direct.add(new_request())
-    moved: list[Request] = []
-
-    class OneMore(CommandListener):
-        """Somebody else's step between ours and the answer."""
-
-        def started(self, event: CommandStartedEvent) -> None:
-            if event.command_name == "find" and not moved:
-                moved.append(request)
-                moved.append(start_queued_elsewhere())
-
-        def succeeded(self, event: CommandSucceededEvent) -> None: ...
-
-        def failed(self, event: CommandFailedEvent) -> None: ...
-
-    def start_queued_elsewhere() -> Request:
-        lease = Lease(holder="quick", attempt=1)
-        return lossy.direct.apply(
-            Step(
-                id=request.id,
-                source=Status.QUEUED,
-                target=Status.PROCESSING,
-                lease=lease,
-                lease_s=60,
-            )
-        )
-
-    section = MongoStoreSection(**_options(lossy.direct))
-    listeners = pymongo.monitoring._LISTENERS.command_listeners
-    slow = OneMore()
-    pymongo.monitoring.register(slow)
-    try:
-        moved.append(request)  # not while it is opened
-        other = MongoRequestStore(section)
-    finally:
-        listeners.remove(slow)
-    moved.clear()
-    queued = enqueue(other, request)
-    assert (queued.status, queued.holder) == (Status.QUEUED, None)
-    assert lossy.direct.get(request.id).holder == "quick"
-    other.close()
-
-
-def _options(store: MongoRequestStore) -> dict[str, Any]:
-    client = store._connection.client
-    host, port = client.address or ("", 0)
-    return {
-        "uri": f"mongodb://{host}:{port}/?directConnection=true",
-        "database": store._db.requests.database.name,
-    }
+    meddler = Meddler()
+    with heard_by(meddler):
+        watched = opened(mongodb.uri, store._db.requests.database.name)
+    request = store.add(new_request())
+    meddler.action = lambda: start_queued(store, request, holder="quick")
+    queued = enqueue(watched, request)
+    assert (queued.id, queued.status, queued.lease) == (request.id, Status.QUEUED, None)
+    running = store.get(request.id)
+    assert running.holder == "quick"
+    other = store.add(new_request())
+    enqueue(store, other)
+    meddler.action = lambda: start_over(store, store.get(other.id))
+    started_over = start_queued(watched, other, holder="slow")
+    assert started_over.lease == Lease(holder="slow", attempt=1)
+    assert store.get(other.id).status is Status.WAITING
+    meddler.action = lambda: store.remove(running.id)
+    with pytest.raises(RequestNotFound):
+        finish(watched, running)
+    watched.close()
 
 
 def test_several_steps_whose_answer_was_lost_are_each_told_rightly(lossy: Lossy) -> None:
@@ -464,7 +436,7 @@ def test_what_a_remover_left_who_died_is_not_there_and_is_tidied_up_with_its_use
     assert [usage.id for usage in store.usage()] == [done.id]
     store.remove_if_finished(["x"], not_after=store.now())
     assert requests.count_documents({"state": "removed"}) == 2, "they may be about to tidy up"
-    requests.update_many({"state": "removed"}, [{"$set": {"removed.at": _long_ago(store)}}])
+    requests.update_many({"state": "removed"}, {"$set": {"removed.at": DatetimeMS(0)}})
     store._swept_at = -1000.0
     store.remove_if_finished(["x"], not_after=store.now())
     left = list(requests.find({"_id": {"$in": [waiting.id, done.id]}}))
@@ -473,10 +445,6 @@ def test_what_a_remover_left_who_died_is_not_there_and_is_tidied_up_with_its_use
     assert [usage.id for usage in store.usage()] == [done.id]
     store.forget_usage([usage.key for usage in store.usage()])
     assert requests.find_one({"_id": done.id}) is None
-
-
-def _long_ago(store: MongoRequestStore) -> Any:
-    return store._db.requests.find_one({"state": "removed"})["created_at"].__class__(0)  # type: ignore[index]
 
 
 def test_records_of_use_of_what_started_over_twice_are_paged_with_the_others(

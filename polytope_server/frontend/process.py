@@ -11,6 +11,7 @@ from polytope_server.authentication.identity import Identity
 from polytope_server.caching import Cache
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Choice, Config
+from polytope_server.config.realms import realms
 from polytope_server.frontend.app import Application, Services, create_app
 from polytope_server.frontend.links import SharedSigner, Signer
 from polytope_server.frontend.policy import Policy
@@ -99,9 +100,11 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
 
 def _policy(cache: Cache, metrics: Metrics | None = None) -> Build[Policy]:
     def build(snapshot: Snapshot, before: Policy | None) -> Policy:
-        realms = snapshot.config.authentication
         identity = Identity.build(
-            realms, cache, before=before.identity if before else None, metrics=metrics
+            realms(snapshot.config),
+            cache,
+            before=before.identity if before else None,
+            metrics=metrics,
         )
         return Policy(identity=identity, collections=snapshot.collections)
 

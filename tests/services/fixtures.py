@@ -18,6 +18,7 @@ S = TypeVar("S", bound=Server)
 
 SERVERS: Final = {
     "redis": "services.redis:Redis",
+    "oidc": "services.oidc:OidcProvider",
 }
 """Name of the fixture to the class."""
 

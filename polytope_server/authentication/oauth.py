@@ -50,7 +50,9 @@ class Provider:
                 return token
         error = said.get("error")
         if answer.status in _REFUSALS and error in _THE_USERS:
-            logger.info("refused by the provider", extra={"by": self._service.name, "reason": error})
+            logger.info(
+                "refused by the provider", extra={"by": self._service.name, "reason": error}
+            )
             raise NotAuthenticated(_REFUSED)
         if answer.status in _REFUSALS and error in _OURS:
             raise self._misconfigured("token", f"{error}; see the client's id and secret there")
@@ -70,7 +72,9 @@ class Provider:
             basic=(client_id, client_secret),
         )
         if answer.status in (401, 403):
-            raise self._misconfigured("introspection", "see the private client's id and secret there")
+            raise self._misconfigured(
+                "introspection", "see the private client's id and secret there"
+            )
         said = self._object(answer, "introspection")
         if answer.status == 400 and said.get("error") not in _OURS:
             raise NotAuthenticated(_REFUSED)  # tokens of another kind, which it does not introspect

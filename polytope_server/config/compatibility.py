@@ -10,7 +10,7 @@ from polytope_server.config.findings import Findings
 from polytope_server.config.identity_services import PROXIED
 from polytope_server.config.realms import AUTH_O_TRON
 from polytope_server.config.section import Place, place_text
-from polytope_server.config.tree import Node, Source, at, leaves, put
+from polytope_server.config.tree import Node, at, leaves, put
 
 PROXY_VARIABLE: Final = "POLYTOPE_PROXY"
 """Of the environment: the proxy of authenticators that ask somebody outside."""
@@ -96,7 +96,6 @@ def with_proxy_of_the_environment(tree: Node, environ: Mapping[str, str]) -> Nod
     address = environ.get(PROXY_VARIABLE)
     if not address:
         return tree
-    proxy = Node(value=address, source=Source(variables=(PROXY_VARIABLE,)))
     places: list[Place] = [("api-keys", "authenticator")]
     for realm, section in tree.children.get("authentication", Node(value={})).children.items():
         named = section.children.get("authenticators", Node(value={})).children
@@ -104,8 +103,11 @@ def with_proxy_of_the_environment(tree: Node, environ: Mapping[str, str]) -> Nod
     for place in places:
         found = at(tree, place)
         kind = found.children.get("type") if found is not None else None
-        if kind is not None and kind.value in PROXIED and at(tree, (*place, "proxy")) is None:
-            tree = put(tree, (*place, "proxy"), proxy)
+        if found is None or kind is None or kind.value not in PROXIED:
+            continue
+        if "proxy" not in found.children:
+            source = replace(found.source, variables=(PROXY_VARIABLE,))
+            tree = put(tree, (*place, "proxy"), Node(value=address, source=source))
     return tree
 
 

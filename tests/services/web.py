@@ -1,4 +1,4 @@
-"""Small HTTP servers of our own, for protocols whose real servers cannot be had: in a thread, made to fail."""
+"""Small HTTP servers of our own, for protocols whose real servers cannot be had: in a thread."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -94,7 +94,7 @@ def _handler(owner: WebServer) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
         wbufsize = -1
 
-        def _any(self) -> None:
+        def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             headers = {name.lower(): value for name, value in self.headers.items()}
             status, extra, content = owner.answer(self.command, self.path, headers, body)
@@ -104,10 +104,10 @@ def _handler(owner: WebServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = _any
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass
 
     return Handler
-

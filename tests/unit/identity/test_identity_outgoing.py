@@ -1,4 +1,4 @@
-"""Calls of identity services: bounded, unproxied, without cookies and redirects, and without secrets in errors."""
+"""Calls of identity services: bounded, without cookies and redirects, and without secrets in errors."""
 
 import datetime
 import ipaddress
@@ -44,7 +44,11 @@ def service(*, timeout_s: float = 5.0, **options: object) -> Service:
 
 def test_an_answer_is_status_headers_and_body(echo: Echo) -> None:
     answer = service().call("GET", f"{echo.url}/x", params={"token": "a b&c=d/é%"})
-    assert (answer.status, answer.json(), answer.headers["set-cookie"][:7]) == (200, {"a": 1}, "session")
+    assert (answer.status, answer.json(), answer.headers["set-cookie"][:7]) == (
+        200,
+        {"a": 1},
+        "session",
+    )
     assert echo.seen[0][0] == "/x?token=a+b%26c%3Dd%2F%C3%A9%25"
     assert "{" not in repr(answer)
 
@@ -190,7 +194,9 @@ class Tls(Echo):
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
         now = datetime.datetime.now(datetime.UTC)
-        alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        alternative = x509.SubjectAlternativeName(
+            [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        )
         certificate = (
             x509.CertificateBuilder()
             .subject_name(name)
@@ -231,7 +237,7 @@ def test_certificates_are_verified(tmp_path: Path, caplog: pytest.LogCaptureFixt
             service().call("GET", server.url)
         assert server.hits == 0
         assert service(ca_file=server.certificate).call("GET", server.url).status == 200
-        with pytest.raises(BackendUnavailable, match="no safe connection: .*localhost"):
+        with pytest.raises(BackendUnavailable, match=r"no safe connection: .*localhost"):
             service(ca_file=server.certificate).call(
                 "GET", server.url.replace("127.0.0.1", "localhost")
             )

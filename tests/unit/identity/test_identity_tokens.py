@@ -284,7 +284,9 @@ def test_what_has_not_the_shape_of_roles_gives_none(issuer: Jwks, odd: Mapping[s
     assert claims.roles == frozenset()
 
 
-@given(st.text(max_size=60) | st.from_regex(r"[\w-]{1,40}\.[\w-]{1,60}\.[\w-]{0,40}", fullmatch=True))
+@given(
+    st.text(max_size=60) | st.from_regex(r"[\w-]{1,40}\.[\w-]{1,60}\.[\w-]{0,40}", fullmatch=True)
+)
 def test_no_text_is_a_token(text: str) -> None:
     class NoKeys:
         def find(self, key_id: str | None) -> None:
@@ -360,7 +362,13 @@ def test_tokens_without_the_name_of_a_key_are_of_the_only_one() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [(500, {}, b""), (404, {}, b"{}"), (429, {}, b""), (200, {}, b"<html>"), (200, {}, b'{"keys": []}')],
+    [
+        (500, {}, b""),
+        (404, {}, b"{}"),
+        (429, {}, b""),
+        (200, {}, b"<html>"),
+        (200, {}, b'{"keys": []}'),
+    ],
     ids=lambda answer: str(answer[0]),
 )
 def test_an_issuer_that_gives_no_keys_is_away_and_nobody_is_refused_for_it(answer: Reply) -> None:

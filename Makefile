@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 # A wide terminal keeps tables in logs whole.
 export COLUMNS ?= 120
 
-.PHONY: demo services-install test unit check format bench chaos soak fuzz docs clean help
+.PHONY: demo services-install integration test unit check format bench chaos soak fuzz docs clean help
 
 help:
 	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
 	@echo "make test                       everything that must pass"
 	@echo "make services-install           the servers that tests of back-ends need: MongoDB protocol, RabbitMQ, S3, ..."
+	@echo "make integration CONFIG=...     tests of a running deployment, described by its configuration files"
 	@echo "make unit                       the unit tests"
 	@echo "make check                      ruff, mypy, import-linter"
 	@echo "make bench                      all benchmarks, about ten minutes"
@@ -49,6 +50,9 @@ unit: $(BIN)/.dev
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/e2e tests/fuzz
+
+integration: $(BIN)/.dev
+	$(BIN)/python -m pytest tests/integration $(foreach file,$(CONFIG),--config $(file))
 
 bench: $(BIN)/.dev
 	$(BIN)/python -m benchmarks $(foreach file,$(CONFIG),--config $(file))

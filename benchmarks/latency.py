@@ -21,7 +21,7 @@ def measure(options: Options) -> bool:
     round_trip: list[float] = []
     with target(options.config) as server:
         collection = server.collection("echo")
-        client = Client(server.url, server.username, server.password)
+        client = Client(server.url, server.authorization)
         for _ in range(20):
             client.until_processed(client.submit(collection, "warm"))
         for _ in range(options.runs):

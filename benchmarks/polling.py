@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import requests as http
+from deployed import basic
 from falcon.asgi import Request as HttpRequest
 from falcon.asgi import Response
 
@@ -31,6 +32,7 @@ from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.logging import configure
 from polytope_server.observability.metrics import Metrics
 from polytope_server.reloading import Current
+from polytope_server.signatures import SignedLinks
 
 CONNECTIONS = 64
 RUN_S = 4.0
@@ -42,7 +44,7 @@ def measure(options: Options) -> bool:
     polls: list[float] = []
     constant: list[float] = []
     with _served(options) as (server, pid):
-        client = Client(server.url, server.username, server.password)
+        client = Client(server.url, server.authorization)
         ids = [client.submit(server.collection("dummy"), "1") for _ in range(CONNECTIONS)]
         kinds = [([f"/requests/{request_id}" for request_id in ids], polls)]
         if pid is not None:
@@ -104,8 +106,7 @@ def _served(options: Options) -> Iterator[tuple[Target, int | None]]:
             yield (
                 Target(
                     url=url,
-                    username=USERNAME,
-                    password=password,
+                    authorization=basic(USERNAME, password).authorization,
                     collections={"dummy": "dummy"},
                     config=load([file], strict=True, environ={}).config,
                 ),
@@ -209,6 +210,7 @@ def _serve(file: Path) -> None:
             identity=Identity.build(config.authentication, cache),
             collections=collections_of(config),
         )
+        links = SignedLinks(os.urandom(32))
         services = Services(
             store=open_chosen("request_store", config.request_store, stop=stop),
             queue=open_chosen("queue", config.queue, stop=stop),
@@ -216,7 +218,7 @@ def _serve(file: Path) -> None:
             cache=cache,
             policy=Current(policy),
             metrics=Metrics(),
-            signing_key=os.urandom(32),
+            signer=lambda: links,
         )
         urls = PublicUrls(
             public_url=None, proxy_support=False, bind_to=settings.bind_to, port=settings.port

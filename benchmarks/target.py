@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deployed import basic, deployed
+
 from polytope_server.config.loading import load
 from polytope_server.config.model import Config
 from polytope_server.errors import ConfigurationError
@@ -25,8 +27,8 @@ class Target:
     """A running server and a user of it. `pids` are known of our own only."""
 
     url: str
-    username: str
-    password: str
+    authorization: str = field(repr=False)
+    """The value of the header."""
     collections: Mapping[str, str]
     """From a type of datasource to a collection whose first one it is."""
     config: Config
@@ -55,7 +57,17 @@ def target(
         directory: where our own server's data go; one that is removed afterwards if not given.
     """
     if files:
-        yield _deployed(load(list(files), strict=False, environ=os.environ).config)
+        found = deployed(files)
+        yield Target(
+            url=found.url,
+            authorization=found.users[0].authorization,
+            collections={
+                kind: each.name
+                for kind in ("echo", "dummy")
+                for each in list(found.of_type(kind))[:1]
+            },
+            config=found.config,
+        )
         return
     with contextlib.ExitStack() as stack:
         data_dir = directory or Path(
@@ -71,9 +83,8 @@ def target(
             config = load([data_dir / "standalone.yaml"], strict=True, environ=os.environ).config
             yield Target(
                 url=server.url,
-                username=USERNAME,
-                password=password,
-                collections=_by_kind(config),
+                authorization=basic(USERNAME, password).authorization,
+                collections={"echo": "echo", "dummy": "dummy", "fdb": "fdb"},
                 config=config,
                 pids=server.pids,
             )
@@ -134,42 +145,6 @@ def resident_bytes(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _deployed(config: Config) -> Target:
-    """The user is the first with a password in clear text, or `BENCH_USER` and `BENCH_PASSWORD`."""
-    settings = config.frontend
-    username, password = _first_user(config)
-    return Target(
-        url=settings.public_url or f"http://{settings.bind_to}:{settings.port}",
-        username=username,
-        password=password,
-        collections=_by_kind(config),
-        config=config,
-    )
-
-
-def _first_user(config: Config) -> tuple[str, str]:
-    if "BENCH_USER" in os.environ:
-        return os.environ["BENCH_USER"], os.environ.get("BENCH_PASSWORD", "")
-    for realm in config.authentication.values():
-        for authenticator in realm.authenticators.values():
-            if authenticator.get("type") != "plain":
-                continue
-            for user in authenticator.get("users", ()):
-                password = str(user.get("password", ""))
-                if password and not password.startswith("$argon2"):
-                    return str(user["uid"]), password
-    raise ConfigurationError(
-        "authentication: no user with a password in clear text; set BENCH_USER and BENCH_PASSWORD"
-    )
-
-
-def _by_kind(config: Config) -> Mapping[str, str]:
-    kinds: dict[str, str] = {}
-    for name, section in config.collections.items():
-        kinds.setdefault(str(section.datasources[0].get("type")), name)
-    return kinds
 
 
 def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _run(server: Target, *, seconds: float, is_bare: bool = False) -> tuple[int,
     collection = server.collection("echo")
 
     def work(number: int) -> None:
-        client = Client(server.url, server.username, server.password)
+        client = Client(server.url, server.authorization)
         try:
             while time.perf_counter() < end:
                 if is_bare:

@@ -13,7 +13,7 @@ from polytope_server.caching import Cache
 from polytope_server.config.model import FrontendSection
 from polytope_server.frontend import errors
 from polytope_server.frontend.answers import json_bytes
-from polytope_server.frontend.links import Links
+from polytope_server.frontend.links import Links, Signer
 from polytope_server.frontend.middleware import (
     EXPOSED_HEADERS,
     Authentication,
@@ -41,7 +41,6 @@ from polytope_server.observability.tracing import NO_TRACES, Traces
 from polytope_server.queue import Queue
 from polytope_server.reloading import Current
 from polytope_server.request_store import RequestStore
-from polytope_server.signatures import SignedLinks
 from polytope_server.staging import Staging
 
 Application: TypeAlias = App[Request, Response]
@@ -61,7 +60,7 @@ class Services:
     cache: Cache
     policy: Current[Policy]
     metrics: Metrics
-    signing_key: bytes
+    signer: Signer
     traces: Traces = NO_TRACES
 
 
@@ -97,7 +96,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     reader = Reader(store, store_threads)
     watcher = Watcher(reader, queue)
     links = Links(
-        signer=SignedLinks(services.signing_key),
+        signer=services.signer,
         staging=staging,
         urls=urls,
         expiry_s=settings.download_expiry,
@@ -116,7 +115,8 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
             "queue": queue.ping,
             "staging": staging.ping,
             "caching": services.cache.ping,
-        }
+        },
+        dispensable={"caching"},  # without it, logins are slower
     )
     downloads = Downloads(
         reader=reader,

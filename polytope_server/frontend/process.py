@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import secrets
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from polytope_server.caching import Cache
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Choice, Config
 from polytope_server.frontend.app import Application, Services, create_app
+from polytope_server.frontend.links import SharedSigner, Signer
 from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.lifecycle import Hangup, Stop, open_chosen, open_traces
@@ -21,6 +21,7 @@ from polytope_server.observability.metrics import Metrics
 from polytope_server.observability.siblings import SharedListener
 from polytope_server.reloading import Build, Reload, Snapshot
 from polytope_server.request_store import RequestStore
+from polytope_server.signatures import SignedLinks
 
 
 def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
@@ -73,7 +74,7 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             cache=cache,
             policy=reload.current,
             metrics=metrics,
-            signing_key=_signing_key(config, store),
+            signer=_signer(config, store, stop),
             traces=open_traces(config.tracing, process=FRONTEND),
         )
         reload.start()
@@ -113,8 +114,10 @@ def _policy(
     return build
 
 
-def _signing_key(config: Config, store: RequestStore) -> bytes:
-    """The configured key of download links, or the one that all frontends of this store share."""
-    if config.frontend.signing_key is not None:
-        return config.frontend.signing_key.get_secret_value().encode()
-    return store.shared_secret("download links", secrets.token_urlsafe(32)).encode()
+def _signer(config: Config, store: RequestStore, stop: Stop) -> Signer:
+    """With the configured key of download links, or the one that all frontends of this store share."""
+    key = config.frontend.signing_key
+    if key is None:
+        return SharedSigner(store, stop=stop)
+    links = SignedLinks(key.get_secret_value().encode())
+    return lambda: links

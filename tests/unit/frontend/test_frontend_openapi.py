@@ -27,6 +27,7 @@ from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.reloading import Current
 from polytope_server.request import DataObject, Request, Status, Verb
+from polytope_server.signatures import SignedLinks
 from polytope_server.standalone import configuration
 from polytope_server.user import User
 
@@ -72,7 +73,7 @@ def test_every_route_is_described_and_every_description_has_a_route(tmp_path: Pa
             )
         ),
         metrics=Metrics(),
-        signing_key=b"k" * 32,
+        signer=lambda: SignedLinks(b"k" * 32),
     )
     urls = PublicUrls(public_url=None, proxy_support=False, bind_to="127.0.0.1", port=5000)
     app = create_app(services, config.frontend, urls)

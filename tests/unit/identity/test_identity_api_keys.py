@@ -19,7 +19,7 @@ from polytope_server.authentication.api_keys import (
     key_in,
     new_key,
 )
-from polytope_server.authentication.guessing import FREE_GUESSES_OF_ADDRESS
+from polytope_server.authentication.guessing import FREE_GUESSES, FREE_GUESSES_OF_ADDRESS
 from polytope_server.authentication.header import Credential
 from polytope_server.authentication.identity import KEY_KNOWN_S, Identity, Realm
 from polytope_server.authorization import Authorizer, Grant
@@ -324,6 +324,22 @@ def test_who_guesses_keys_is_slowed_and_who_has_one_is_not(store: SqliteRequestS
     assert delays[-1] > 0
     assert identity.is_proven(good)
     assert identity.delay_s(good, HERE) == 0
+
+
+def test_a_key_is_no_cover_for_guessing_passwords(store: SqliteRequestStore) -> None:
+    identity = Identity.build(realms("joe"), Recording(), keys=store)
+    key = made(store)
+    delays = []
+    for number in range(FREE_GUESSES + 2):
+        header = f"Bearer {key}, {basic('joe', f'guess {number}')}"
+        assert identity.recall(header) is None
+        assert not identity.is_proven(header)
+        delays.append(identity.delay_s(header, HERE))
+        identity.identify(header, address=HERE)
+        with pytest.raises(NotAuthorized):
+            identity.identify_for_key(header, address=HERE)
+    assert delays[0] == 0
+    assert delays[-1] > 0
 
 
 # --- making one

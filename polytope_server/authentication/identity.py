@@ -71,7 +71,8 @@ class Identity:
 
     Answers are remembered for a short while. The cache holds neither credentials nor anything made
     of them without a key that only this process has; what it holds is signed, so that whoever can
-    write a shared cache cannot make themselves somebody. A user with secret attributes is not cached.
+    write a shared cache cannot make themselves somebody. A user with secret attributes is remembered by this
+    process alone. Nobody is remembered for longer than what they came with is good.
 
     API keys are looked up in the store each time, or every other second: only what the authorizers say of
     their users is remembered as above. A text that is a key of ours is shown to no other authenticator.
@@ -90,6 +91,7 @@ class Identity:
         lifetime_s: float = LIFETIME_S,
         refusal_lifetime_s: float = REFUSAL_LIFETIME_S,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
         sections: Mapping[str, RealmSection] | None = None,
         before: "Identity | None" = None,
         keys: Authenticator | None = None,
@@ -103,7 +105,7 @@ class Identity:
         self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
         text = json.dumps({name: realm.written() for name, realm in self._sections.items()})
         self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
-        self._clock = clock
+        self._clock, self._now = clock, now
         self._lock = Lock()
         self._fingerprint = self._digest("realms", text).hex()
         self._by_scheme: dict[str, list[Authenticator]] = {}
@@ -227,7 +229,7 @@ class Identity:
         parts = (f"{c.scheme.lower()} {c.text}" for c in credentials)
         key = self._digest("cache", self._fingerprint, *parts).hex()
         remembered = self._recall(key)
-        if isinstance(remembered, User):
+        if isinstance(remembered, User) and self._rest_s(remembered, self._lifetime_s) > 0:
             self._know(authorization, remembered)
             return remembered
         if isinstance(remembered, _Nobody):
@@ -240,12 +242,15 @@ class Identity:
         user, authenticator = found
         if authenticator is self._keys:
             user = self._with_remembered_grants(user)
-            if not _has_secrets(user):
-                self._know(authorization, user, lifetime_s=KEY_KNOWN_S)
+            self._know(authorization, user, lifetime_s=KEY_KNOWN_S)
             return user
         user = self._with_grants(user)
-        if authenticator.cacheable and not _has_secrets(user):
-            self._remember(key, user, self._lifetime_s)
+        if not authenticator.cacheable:
+            return user
+        if _has_secrets(user):
+            self._know(authorization, user, lifetime_s=self._lifetime_s)
+        else:
+            self._remember(key, user, self._rest_s(user, self._lifetime_s))
             self._know(authorization, user)
         return user
 
@@ -284,9 +289,15 @@ class Identity:
         realm = self._realms.get(user.realm, Realm())
         return any(_may_know(each, user.username) for each in realm.authenticators)
 
+    def _rest_s(self, user: User, lifetime_s: float) -> float:
+        """How long they may be remembered: so long, or as long as what they came with is good."""
+        if user.valid_until is None:
+            return lifetime_s
+        return min(lifetime_s, user.valid_until - self._now())
+
     def _know(self, authorization: str | None, user: User, *, lifetime_s: float = KNOWN_S) -> None:
         with self._lock:
-            until = self._clock() + min(lifetime_s, self._lifetime_s)
+            until = self._clock() + self._rest_s(user, min(lifetime_s, self._lifetime_s))
             self._known[self._digest("known", authorization or "")] = (until, user)
             if len(self._known) > _MAX_KNOWN:
                 self._known.popitem(last=False)
@@ -344,15 +355,16 @@ class Identity:
         return user
 
     def _with_remembered_grants(self, user: User) -> User:
-        """The same, for a user whose roles need not be asked for again with each request."""
+        """The same, for the user of a key, whose roles need not be asked for again with each request."""
         known = json.dumps([user.realm, user.username, sorted(user.attributes.items())])
         key = self._digest("grants", self._fingerprint, known).hex()
         remembered = self._recall(key)
         if isinstance(remembered, User):
-            return remembered
+            return replace(remembered, valid_until=user.valid_until)
         user = self._with_grants(user)
         if not _has_secrets(user):
-            self._remember(key, user, self._lifetime_s)
+            # another key of the same user may be good for longer
+            self._remember(key, replace(user, valid_until=None), self._lifetime_s)
         return user
 
     def _authenticators(self, credential: Credential) -> Sequence[Authenticator]:
@@ -382,7 +394,15 @@ class Identity:
         return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
 
     def _remember(self, key: str, user: User | None, lifetime_s: float) -> None:
-        value = None if user is None else {**user.as_json(), "attributes": dict(user.attributes)}
+        if lifetime_s <= 0:
+            return
+        value = None
+        if user is not None:
+            value = {
+                **user.as_json(),
+                "attributes": dict(user.attributes),
+                "valid_until": user.valid_until,
+            }
         text = json.dumps({"user": value})
         signed = {"text": text, "signature": self._digest("value", key, text).hex()}
         self._cache.put(key, signed, lifetime_s=lifetime_s)
@@ -415,7 +435,11 @@ def _remembered(value: Mapping[str, Any]) -> User | _Nobody:
     user = value["user"]
     if user is None:
         return _Nobody()
-    return replace(User.from_json(user), attributes=MappingProxyType(user["attributes"]))
+    return replace(
+        User.from_json(user),
+        attributes=MappingProxyType(user["attributes"]),
+        valid_until=user["valid_until"],
+    )
 
 
 def _open(
@@ -441,6 +465,8 @@ def _open(
             continue
         backend = load_backend(abstraction, kind)
         opened = backend(backend.Config.read(options, where=here), **context)
-        if metrics is not None:
-            opened = observed(opened, abstraction=abstraction, name=kind, metrics=metrics)
-        yield opened
+        for each in opened if isinstance(opened, Sequence) else (opened,):
+            if metrics is None:
+                yield each
+            else:
+                yield observed(each, abstraction=abstraction, name=kind, metrics=metrics)

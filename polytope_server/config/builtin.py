@@ -17,6 +17,21 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("staging", "polytope"): "polytope_server.config.staging:ObjectStoreSection",
         ("caching", "memory"): "polytope_server.config.caching:MemoryCacheSection",
         ("authentication", "plain"): "polytope_server.config.identity:PlainAuthenticatorSection",
+        ("authentication", "ecmwfapi"): "polytope_server.config.identity_services:EcmwfApiSection",
+        ("authentication", "jwt"): "polytope_server.config.identity_services:JwtSection",
+        (
+            "authentication",
+            "openid_offline_access",
+        ): "polytope_server.config.identity_services:OpenidOfflineAccessSection",
+        ("authentication", "keycloak"): "polytope_server.config.identity_services:KeycloakSection",
+        (
+            "authentication",
+            "federation",
+        ): "polytope_server.config.identity_services:FederationSection",
+        (
+            "authentication",
+            "auth-o-tron",
+        ): "polytope_server.config.identity_services:AuthOTronSection",
         ("authorization", "plain"): "polytope_server.config.identity:PlainAuthorizerSection",
         ("datasource", "fdb"): "polytope_server.config.datasources:FdbConfig",
         ("datasource", "echo"): "polytope_server.config.datasources:EchoConfig",
@@ -32,9 +47,6 @@ ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "queue": frozenset({"rabbitmq"}),
         "staging": frozenset({"s3"}),
         "caching": frozenset({"redis", "memcached", "mongodb"}),
-        "authentication": frozenset(
-            {"ecmwfapi", "jwt", "keycloak", "openid_offline_access", "federation"}
-        ),
         "authorization": frozenset({"ldap"}),
         "datasource": frozenset(
             {"mars", "polytope", "gribjump", "webmars", "federated", "ionbeam"}

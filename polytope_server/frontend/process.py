@@ -11,6 +11,7 @@ from polytope_server.authentication.identity import Identity
 from polytope_server.caching import Cache
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Choice, Config
+from polytope_server.config.realms import realms
 from polytope_server.frontend.app import Application, Services, create_app
 from polytope_server.frontend.links import SharedSigner, Signer
 from polytope_server.frontend.policy import Policy
@@ -103,7 +104,7 @@ def _policy(
     def build(snapshot: Snapshot, before: Policy | None) -> Policy:
         api_keys = snapshot.config.api_keys
         identity = Identity.build(
-            snapshot.config.authentication,
+            realms(snapshot.config),
             cache,
             before=before.identity if before else None,
             metrics=metrics,

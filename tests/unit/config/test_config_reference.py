@@ -14,6 +14,9 @@ VARIABLES = {
     "SIGNING_KEY": "a-key-for-signing-links",
     "STORE_TOKEN": "a-token-of-the-object-store",
     "ALICE_PASSWORD": "a-password",
+    "PARTNER_SECRET": "a-secret-of-a-peer",
+    "CLIENT_SECRET": "a-secret-of-a-client",
+    "AUTH_SECRET": "a-secret-of-the-server-that-knows",
 }
 
 

@@ -13,6 +13,7 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
     {
         ("request_store", "sqlite"): "polytope_server.config.embedded:SqliteStoreSection",
         ("queue", "sqlite"): "polytope_server.config.embedded:SqliteQueueSection",
+        ("queue", "rabbitmq"): "polytope_server.config.rabbitmq:RabbitMqSection",
         ("staging", "local"): "polytope_server.config.staging:LocalStagingSection",
         ("staging", "polytope"): "polytope_server.config.staging:ObjectStoreSection",
         ("caching", "memory"): "polytope_server.config.caching:MemoryCacheSection",
@@ -44,7 +45,6 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "request_store": frozenset({"mongodb"}),
-        "queue": frozenset({"rabbitmq"}),
         "staging": frozenset({"s3"}),
         "caching": frozenset({"redis", "memcached", "mongodb"}),
         "authorization": frozenset({"ldap"}),

@@ -31,6 +31,15 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "tracing": "tracing: {endpoint: http://collector:4318/v1/traces, sample_ratio: 0.1}",
     "request_store.sqlite": "request_store: {sqlite: {path: /data/requests.sqlite}}",
     "queue.sqlite": "queue: {sqlite: {path: /data/queue.sqlite}}",
+    "queue.rabbitmq": """\
+        queue:
+          rabbitmq:
+            host: rabbitmq.example.org
+            tls: true
+            virtual_host: polytope
+            name: polytope
+            user: polytope
+            password: ${RABBITMQ_PASSWORD}""",
     "staging.local": "staging: {local: {root_dir: /data/staging}}",
     "staging.polytope": """\
         staging:

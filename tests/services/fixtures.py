@@ -17,6 +17,7 @@ from services.base import Missing, Server
 S = TypeVar("S", bound=Server)
 
 SERVERS: Final = {
+    "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
 }
 """Name of the fixture to the class."""

@@ -17,6 +17,9 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("staging", "local"): "polytope_server.config.staging:LocalStagingSection",
         ("staging", "polytope"): "polytope_server.config.staging:ObjectStoreSection",
         ("caching", "memory"): "polytope_server.config.caching:MemoryCacheSection",
+        ("caching", "redis"): "polytope_server.config.caching:RedisCacheSection",
+        ("caching", "memcached"): "polytope_server.config.caching:MemcachedCacheSection",
+        ("caching", "mongodb"): "polytope_server.config.caching:MongoCacheSection",
         ("authentication", "plain"): "polytope_server.config.identity:PlainAuthenticatorSection",
         ("authentication", "ecmwfapi"): "polytope_server.config.identity_services:EcmwfApiSection",
         ("authentication", "jwt"): "polytope_server.config.identity_services:JwtSection",
@@ -34,6 +37,7 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
             "auth-o-tron",
         ): "polytope_server.config.identity_services:AuthOTronSection",
         ("authorization", "plain"): "polytope_server.config.identity:PlainAuthorizerSection",
+        ("authorization", "ldap"): "polytope_server.config.ldap:LdapAuthorizerSection",
         ("datasource", "fdb"): "polytope_server.config.datasources:FdbConfig",
         ("datasource", "echo"): "polytope_server.config.datasources:EchoConfig",
         ("datasource", "dummy"): "polytope_server.config.datasources:DummyConfig",
@@ -46,8 +50,8 @@ ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "request_store": frozenset({"mongodb"}),
         "staging": frozenset({"s3"}),
-        "caching": frozenset({"redis", "memcached", "mongodb"}),
-        "authorization": frozenset({"ldap"}),
+        "caching": frozenset(),
+        "authorization": frozenset(),
         "datasource": frozenset(
             {"mars", "polytope", "gribjump", "webmars", "federated", "ionbeam"}
         ),

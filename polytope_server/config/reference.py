@@ -50,6 +50,17 @@ EXAMPLES: Final[Mapping[str, str]] = {
             token: ${STORE_TOKEN}
             root_dir: /data/objects""",
     "caching.memory": "caching: {memory: {max_entries: 50000}}",
+    "caching.redis": """\
+        caching:
+          redis: {host: cache, port: 6379, db: 0, password: "${REDIS_PASSWORD}", tls: true}""",
+    "caching.memcached": "caching: {memcached: {host: cache, port: 11211}}",
+    "caching.mongodb": """\
+        caching:
+          mongodb:
+            uri: mongodb://db:27017
+            username: polytope
+            password: "${MONGO_PASSWORD}"
+            collection: cache""",
     "authentication": """\
         authentication:
           example:
@@ -132,6 +143,18 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 type: plain
                 roles: {operator: [alice], researcher: [alice, bob]}
                 user-attributes: {"a*": {site: reading}}""",
+    "authorization.ldap": """\
+        authentication:
+          example:
+            authorizers:
+              directory:
+                type: ldap
+                url: ldaps://directory.example.org
+                search_base: DC=example,DC=org
+                filter: OU=Polytope
+                bind_dn: CN=polytope,OU=Service Accounts,DC=example,DC=org
+                ldap_password: "${LDAP_PASSWORD}"
+                uid_attribute: sAMAccountName""",
     "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",
     "datasource": """\

@@ -19,6 +19,8 @@ S = TypeVar("S", bound=Server)
 SERVERS: Final = {
     "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
+    "memcached": "services.memcached:Memcached",
+    "slapd": "services.slapd:Slapd",
 }
 """Name of the fixture to the class."""
 

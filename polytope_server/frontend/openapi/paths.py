@@ -646,7 +646,7 @@ class Paths:
             "description": "For those who send it calls only if it does.",
             "security": [],
             "responses": {
-                "200": say.json("All of it.", "States"),
+                "200": say.json("All of it that is needed; `caching` may be away.", "States"),
                 "500": say.internal_error(),
                 "503": say.json(
                     "Not all of it.",

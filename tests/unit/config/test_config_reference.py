@@ -17,6 +17,10 @@ VARIABLES = {
     "PARTNER_SECRET": "a-secret-of-a-peer",
     "CLIENT_SECRET": "a-secret-of-a-client",
     "AUTH_SECRET": "a-secret-of-the-server-that-knows",
+    "RABBITMQ_PASSWORD": "a-password",
+    "REDIS_PASSWORD": "a-password",
+    "MONGO_PASSWORD": "a-password",
+    "LDAP_PASSWORD": "a-password",
 }
 
 

@@ -1,10 +1,13 @@
 """The endpoints of an OpenID provider with Keycloak's paths, and what their answers mean."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
 from polytope_server.authentication.outgoing import Answer, Service
 from polytope_server.errors import BackendUnavailable, NotAuthenticated
+
+logger = logging.getLogger(__name__)
 
 _THE_USERS: Final = frozenset(
     {"invalid_grant", "invalid_token", "invalid_request", "access_denied"}
@@ -16,6 +19,9 @@ Our requests have the same form each time, so an invalid one is so by what the u
 _OURS: Final = frozenset(
     {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope"}
 )
+
+_REFUSALS: Final = (400, 401, 403)
+_REFUSED: Final = "The credentials are not accepted."
 
 
 class Provider:
@@ -43,9 +49,12 @@ class Provider:
             if isinstance(token, str) and token:
                 return token
         error = said.get("error")
-        if answer.status in (400, 401, 403) and error in _THE_USERS:
-            raise NotAuthenticated("The credentials are not accepted.")
-        if answer.status in (400, 401, 403) and error in _OURS:
+        if answer.status in _REFUSALS and error in _THE_USERS:
+            logger.info(
+                "refused by the provider", extra={"by": self._service.name, "reason": error}
+            )
+            raise NotAuthenticated(_REFUSED)
+        if answer.status in _REFUSALS and error in _OURS:
             raise self._misconfigured("token", f"{error}; see the client's id and secret there")
         raise self._senseless("token", answer)
 
@@ -53,6 +62,7 @@ class Provider:
         """What the provider knows of a token; ``active`` says whether it is good.
 
         Raises:
+            NotAuthenticated: it is of a kind that the provider knows nothing of.
             BackendUnavailable: no answer, one that makes no sense, or we are not allowed to ask.
         """
         answer = self._service.call(
@@ -61,9 +71,15 @@ class Provider:
             form={"token": token, "token_type_hint": "refresh_token"},
             basic=(client_id, client_secret),
         )
-        if answer.status in (400, 401, 403):
-            raise self._misconfigured("introspection", "the private client is not accepted")
+        if answer.status in (401, 403):
+            raise self._misconfigured(
+                "introspection", "see the private client's id and secret there"
+            )
         said = self._object(answer, "introspection")
+        if answer.status == 400 and said.get("error") not in _OURS:
+            raise NotAuthenticated(_REFUSED)  # tokens of another kind, which it does not introspect
+        if answer.status == 400:
+            raise self._misconfigured("introspection", str(said["error"]))
         if answer.status == 200 and isinstance(said.get("active"), bool):
             return said
         raise self._senseless("introspection", answer)

@@ -8,8 +8,9 @@ from typing import Final
 from polytope_server.config.builtin import RENAMED
 from polytope_server.config.findings import Findings
 from polytope_server.config.identity_services import PROXIED
+from polytope_server.config.realms import AUTH_O_TRON
 from polytope_server.config.section import Place, place_text
-from polytope_server.config.tree import Node, Source, at, leaves, put
+from polytope_server.config.tree import Node, at, leaves, put
 
 PROXY_VARIABLE: Final = "POLYTOPE_PROXY"
 """Of the environment: the proxy of authenticators that ask somebody outside."""
@@ -33,7 +34,6 @@ _NOT_READ: Final[Mapping[Place, str]] = MappingProxyType(
     }
 )
 
-_AUTH_O_TRON: Final = "auth-o-tron"
 _BESIDE_AUTH_O_TRON: Final[tuple[Place, ...]] = (("federation",), ("api-keys",))
 _OPEN: Final = frozenset({"match", "defaults", "patch"})
 
@@ -72,12 +72,12 @@ def with_auth_o_tron_alone(tree: Node, findings: Findings) -> Node:
 
     It has always switched off what is beside it; to let that in would open doors.
     """
-    place = ("authentication", _AUTH_O_TRON)
+    place = ("authentication", AUTH_O_TRON)
     section = at(tree, place)
     if section is None or section.value is None:
         return tree
     realms = tree.children["authentication"].children
-    others = [("authentication", name) for name in realms if name != _AUTH_O_TRON]
+    others = [("authentication", name) for name in realms if name != AUTH_O_TRON]
     for other in (*others, *_BESIDE_AUTH_O_TRON):
         written = at(tree, other)
         if written is not None and written.value not in (None, {}):
@@ -85,10 +85,10 @@ def with_auth_o_tron_alone(tree: Node, findings: Findings) -> Node:
             tree = put(tree, other, None)
     if "authenticators" in section.children or not isinstance(section.value, Mapping):
         return tree  # as it comes out of here, or a fault
-    kind = Node(value=_AUTH_O_TRON, source=section.source)
+    kind = Node(value=AUTH_O_TRON, source=section.source)
     made = replace(section, value={"type": kind, **section.children})
     tree = put(tree, place, replace(section, value={}))
-    return put(tree, (*place, "authenticators", _AUTH_O_TRON), made)
+    return put(tree, (*place, "authenticators", AUTH_O_TRON), made)
 
 
 def with_proxy_of_the_environment(tree: Node, environ: Mapping[str, str]) -> Node:
@@ -96,7 +96,6 @@ def with_proxy_of_the_environment(tree: Node, environ: Mapping[str, str]) -> Nod
     address = environ.get(PROXY_VARIABLE)
     if not address:
         return tree
-    proxy = Node(value=address, source=Source(variables=(PROXY_VARIABLE,)))
     places: list[Place] = [("api-keys", "authenticator")]
     for realm, section in tree.children.get("authentication", Node(value={})).children.items():
         named = section.children.get("authenticators", Node(value={})).children
@@ -104,8 +103,11 @@ def with_proxy_of_the_environment(tree: Node, environ: Mapping[str, str]) -> Nod
     for place in places:
         found = at(tree, place)
         kind = found.children.get("type") if found is not None else None
-        if kind is not None and kind.value in PROXIED and at(tree, (*place, "proxy")) is None:
-            tree = put(tree, (*place, "proxy"), proxy)
+        if found is None or kind is None or kind.value not in PROXIED:
+            continue
+        if "proxy" not in found.children:
+            source = replace(found.source, variables=(PROXY_VARIABLE,))
+            tree = put(tree, (*place, "proxy"), Node(value=address, source=source))
     return tree
 
 

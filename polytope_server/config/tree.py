@@ -27,7 +27,7 @@ class Source:
 
     def __str__(self) -> str:
         if not self.file:
-            return f"environment {', '.join(self.variables)}" if self.variables else "default"
+            return "default"
         text = f"{self.file}:{self.line}"
         if self.variables:
             text = f"environment {', '.join(self.variables)} in {text}"

@@ -21,6 +21,7 @@ SERVERS: Final = {
     "redis": "services.redis:Redis",
     "memcached": "services.memcached:Memcached",
     "slapd": "services.slapd:Slapd",
+    "oidc": "services.oidc:OidcProvider",
 }
 """Name of the fixture to the class."""
 

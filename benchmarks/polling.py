@@ -84,7 +84,7 @@ def _served(options: Options) -> Iterator[tuple[Target, int | None]]:
     There is no broker: what is submitted waits.
     """
     if options.config:
-        with target(options.config) as server:
+        with target(options) as server:
             yield server, None
         return
     with tempfile.TemporaryDirectory(prefix="polytope-bench-") as temporary:
@@ -94,9 +94,10 @@ def _served(options: Options) -> Iterator[tuple[Target, int | None]]:
         tree["frontend"] |= {"long_poll": 0}
         file = directory / "config.yaml"
         file.write_text(json.dumps(tree))
+        files = [file, *options.back_ends]
         with (directory / "frontend.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.polling", "--serve", str(file)],
+                [sys.executable, "-m", "benchmarks.polling", "--serve", *map(str, files)],
                 stdout=log,
                 stderr=log,
             )
@@ -108,7 +109,7 @@ def _served(options: Options) -> Iterator[tuple[Target, int | None]]:
                     url=url,
                     authorization=basic(USERNAME, password).authorization,
                     collections={"dummy": "dummy"},
-                    config=load([file], strict=True, environ={}).config,
+                    config=load(files, strict=True, environ={}).config,
                 ),
                 process.pid,
             )
@@ -198,8 +199,8 @@ class _Constant:
         resp.media = {"message": "Request queued; number 1 in line", "status": "queued"}
 
 
-def _serve(file: Path) -> None:
-    config = load([file], strict=True, environ={}).config
+def _serve(files: Sequence[str]) -> None:
+    config = load(files, strict=True, environ={}).config
     settings = config.frontend
     configure(config.logging, process="frontend")
 
@@ -240,6 +241,6 @@ def _serve(file: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        _serve(Path(sys.argv[2]))
+        _serve(sys.argv[2:])
     else:
         main(__doc__, measure)

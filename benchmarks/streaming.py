@@ -40,7 +40,7 @@ def measure(options: Options) -> bool:
             fdb_config, fdb_bytes = _make_fdb(directory / "fdb")
             changes = _with_fdb(fdb_config)
         server = stack.enter_context(
-            target(options.config, changes=changes, directory=directory / "server")
+            target(options, changes=changes, directory=directory / "server")
         )
         staging: Staging = open_chosen("staging", server.config.staging, stop=Stop())
         kinds: dict[str, tuple[object, int]] = {"dummy": (str(SIZE_BYTES), SIZE_BYTES)}

@@ -6,13 +6,14 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deployed import basic, deployed
 
+from benchmarks.options import Options
 from polytope_server.config.loading import load
 from polytope_server.config.model import Config
 from polytope_server.errors import ConfigurationError
@@ -45,19 +46,19 @@ class Target:
 
 @contextlib.contextmanager
 def target(
-    files: Sequence[Path],
+    options: Options,
     *,
     changes: Mapping[str, Any] | None = None,
     directory: Path | None = None,
 ) -> Iterator[Target]:
-    """The deployment that *files* describe; without any, a server that is started for the purpose.
+    """The deployment that the options aim at, or a server that is started for the purpose.
 
     Args:
         changes: sections that our own server gets besides.
         directory: where our own server's data go; one that is removed afterwards if not given.
     """
-    if files:
-        found = deployed(files)
+    if options.config:
+        found = deployed(options.config)
         yield Target(
             url=found.url,
             authorization=found.users[0].authorization,
@@ -76,11 +77,14 @@ def target(
         port, password = free_port(), secrets.token_hex(8)
         tree = _merged(embedded(data_dir, port=port, password=password), changes or {})
         stop = Stop()
-        server = Server(tree, [], data_dir=data_dir, strict=True, log=data_dir / "server.log")
+        files = options.back_ends
+        log = data_dir / "server.log"
+        server = Server(tree, files, data_dir=data_dir, strict=True, port=port, log=log)
         try:
             server.start(stop)
             time.sleep(1.0)  # slots start their processes beforehand
-            config = load([data_dir / "standalone.yaml"], strict=True, environ=os.environ).config
+            made = data_dir / "standalone.yaml"
+            config = load([made, *files], strict=True, environ=os.environ).config
             yield Target(
                 url=server.url,
                 authorization=basic(USERNAME, password).authorization,

@@ -16,6 +16,7 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("queue", "rabbitmq"): "polytope_server.config.rabbitmq:RabbitMqSection",
         ("staging", "local"): "polytope_server.config.staging:LocalStagingSection",
         ("staging", "polytope"): "polytope_server.config.staging:ObjectStoreSection",
+        ("staging", "s3"): "polytope_server.config.staging:S3Section",
         ("caching", "memory"): "polytope_server.config.caching:MemoryCacheSection",
         ("caching", "redis"): "polytope_server.config.caching:RedisCacheSection",
         ("caching", "memcached"): "polytope_server.config.caching:MemcachedCacheSection",
@@ -49,9 +50,6 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "request_store": frozenset({"mongodb"}),
-        "staging": frozenset({"s3"}),
-        "caching": frozenset(),
-        "authorization": frozenset(),
         "datasource": frozenset(
             {"mars", "polytope", "gribjump", "webmars", "federated", "ionbeam"}
         ),

@@ -49,6 +49,17 @@ EXAMPLES: Final[Mapping[str, str]] = {
             url: https://data.example.org
             token: ${STORE_TOKEN}
             root_dir: /data/objects""",
+    "staging.s3": """\
+        staging:
+          s3:
+            host: https://objects.internal.example.org
+            port: 443
+            bucket: results
+            prefix: polytope/
+            access_key: ${S3_ACCESS_KEY}
+            secret_key: ${S3_SECRET_KEY}
+            url: https://objects.example.org
+            use_presigned_url: true""",
     "caching.memory": "caching: {memory: {max_entries: 50000}}",
     "caching.redis": """\
         caching:

@@ -93,10 +93,23 @@ class Server(ABC):
 
         Raises: Missing, StartFailed.
         """
-        self.check()
-        self._launch()
+        self.launch()
         self.until_ready()
         return self
+
+    def launch(self) -> None:
+        """Only start it, so that others can be started meanwhile; to be followed by `until_ready`.
+
+        In a thread that lives as long as the server shall: the kernel ends it with the thread.
+
+        Raises: Missing, StartFailed.
+        """
+        self.check()
+        self._launch()
+
+    def is_running(self) -> bool:
+        """Whether all its processes are there."""
+        return all(child.poll() is None for child in self._children.values())
 
     def until_ready(self) -> None:
         """Raises: StartFailed."""

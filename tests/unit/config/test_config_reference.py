@@ -21,6 +21,8 @@ VARIABLES = {
     "REDIS_PASSWORD": "a-password",
     "MONGO_PASSWORD": "a-password",
     "LDAP_PASSWORD": "a-password",
+    "S3_ACCESS_KEY": "an-access-key",
+    "S3_SECRET_KEY": "a-secret-key",
 }
 
 

@@ -46,7 +46,7 @@ class RabbitMq(Server):
     name = "rabbitmq"
     installation = "apt-get install rabbitmq-server"
     programs = ("epmd",)
-    start_s = 90.0
+    start_s = 45.0
 
     def __init__(
         self,

@@ -139,9 +139,9 @@ class RabbitMqQueue:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_S):
                 await self._sender.sent()
-        for kept in (self._outgoing, self._incoming):
-            connection = kept.current
-            kept.end()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # what is closed now is not to be opened again
+        for connection in (self._outgoing.current, self._incoming.current):
             if connection is not None:
                 await connection.end()
 

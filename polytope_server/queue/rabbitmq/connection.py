@@ -20,7 +20,7 @@ from polytope_server.errors import BackendUnavailable
 
 NOT_FOUND: Final = 404
 DIFFERENT: Final = 406
-_REPLY: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) ['\"](.*?)['\"]")
+_REPLY: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\) (['\"])(.*)\2$")
 """How the driver's guess at what went wrong quotes what the server has said."""
 
 
@@ -38,6 +38,7 @@ class Connection:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.closed: asyncio.Future[BackendUnavailable] = asyncio.get_running_loop().create_future()
+        self.channels: set[Channel] = set()
         self._gone = asyncio.Event()
         self.unblocked = asyncio.Event()
         """Cleared while the server takes no messages, for want of memory or disk."""
@@ -70,15 +71,21 @@ class Connection:
 
     def drop(self, why: str) -> None:
         """Give it up; what waits for it is told. Without an answer the driver ends it in time."""
-        if not self.closed.done():
-            self.closed.set_result(BackendUnavailable(why))
+        self._end(BackendUnavailable(why))
         if self._connection.is_open:
             self._connection.close()
 
     def _on_close(self, _connection: Any, reason: BaseException) -> None:
         self._gone.set()
+        self._end(_away(reason))
+
+    def _end(self, reason: BackendUnavailable) -> None:
         if not self.closed.done():
-            self.closed.set_result(_away(reason))
+            self.closed.set_result(reason)
+        for channel in tuple(
+            self.channels
+        ):  # the driver tells those of one that was given up nothing
+            channel.end(reason)
 
 
 class Channel:
@@ -90,9 +97,8 @@ class Channel:
         self._waiting: set[asyncio.Future[Any]] = set()
         self._get: asyncio.Future[Any] | None = None
         self._got = asyncio.Event()
-        channel.add_on_close_callback(lambda _, reason: self._end(_away(reason)))
-        # One that was given up is told of nothing any more by the driver.
-        connection.closed.add_done_callback(lambda closed: self._end(closed.result()))
+        channel.add_on_close_callback(lambda _, reason: self.end(_away(reason)))
+        connection.channels.add(self)
         channel.add_callback(self._on_empty, [pika.spec.Basic.GetEmpty], one_shot=False)
 
     async def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -143,8 +149,10 @@ class Channel:
             raise _away(exc) from exc
 
     def close(self) -> None:
+        """Close it, and do not wait for the server to know."""
         if self.driver.is_open and not self.closed.done():
             self.driver.close()
+        self.end(BackendUnavailable("The channel was closed by us."))
 
     async def _answer(self, ask: Callable[[asyncio.Future[Any]], None]) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -176,7 +184,9 @@ class Channel:
         self._got.set()
         return future
 
-    def _end(self, error: BackendUnavailable) -> None:
+    def end(self, error: BackendUnavailable) -> None:
+        """It was closed: tell all who wait for something on it."""
+        self.connection.channels.discard(self)
         if not self.closed.done():
             self.closed.set_result(error)
         if (get := self._end_get()) is not None:
@@ -211,8 +221,8 @@ def _unreachable(error: BaseException, parameters: pika.ConnectionParameters) ->
         text = f"{where} and we do not agree on TLS: {root.reason or 'it ended the connection'}"
     elif isinstance(root, connection_workflow.AMQPConnectorStackTimeout):
         text = f"{where} takes connections but does not answer"
-    elif reply := _REPLY.search(repr(root)):
-        text = f"{where} refuses: {reply[2]}"
+    elif reply := _REPLY.search(str(root.args[0]) if root.args else ""):
+        text = f"{where} refuses: {reply[3]}"
         if reply[1] == "403":
             text = f"{where} refuses user or password; see queue.rabbitmq.user and .password"
         elif reply[1] == "530":

@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 _TEND_S: Final = 0.25
 """How long a message may lie here, or the consumer be there, while nobody waits."""
-_TRUST_S: Final = 10.0
-"""After it, the server is asked although a consumer waits."""
+_TRUST_S: Final = 5.0
+"""After it, the server is asked although a consumer waits: one that waits while a quorum queue is deleted and
+at once made again may be told nothing, and get nothing, for ever."""
 _LONGEST_ID: Final = 200
 
 
@@ -145,6 +146,7 @@ class Consumer:
             with self._lock:
                 if delivery := self._popped():
                     return delivery
+                waits = self._is_served()
             try:
                 found = await channel.get(self._queue.name)
             except ClosedByServer as exc:
@@ -158,6 +160,11 @@ class Consumer:
                     self._trusted_until = time.monotonic() + _TRUST_S
                 return None
             number, body = found
+            if waits:
+                # To no avail. A new channel knows nothing of the old queue; the message goes back by itself.
+                logger.warning("the consumer was given nothing; opening another channel")
+                channel.close()
+                continue
             delivery = self._received(_Tag(channel, number), body, by_consumer=False)
             if delivery is not None:
                 with self._lock:
@@ -211,7 +218,12 @@ class Consumer:
             )
 
         asyncio.get_running_loop().call_later(_TEND_S, self._on_tend, tag)
-        await channel.call(consume)
+        try:
+            async with asyncio.timeout(self._queue.timeout_s):
+                await channel.call(consume)
+        except TimeoutError:
+            # As when the queue was deleted in that moment: then nothing on this channel is answered.
+            self._queue.examine(channel.connection)
 
     def _on_armed(self, task: "asyncio.Task[None]") -> None:
         self._arming = None

@@ -18,6 +18,9 @@ from polytope_server.queue.rabbitmq.kept import Kept
 logger = logging.getLogger(__name__)
 
 _TRIES: Final = 3
+_DELETED_S: Final = 0.3
+"""Before a queue that was deleted is made again: if that is done at once, RabbitMQ 3.10 confuses the two,
+confirms messages that it drops, and does not tell consumers."""
 _BROKEN_S: Final = 20.0
 """How long it may take for one message, while the server answers other questions, before it is made anew."""
 
@@ -27,9 +30,10 @@ class DeclaredQueue:
 
     def __init__(self, config: RabbitMqSection) -> None:
         self.name = config.name
-        self._timeout_s = config.timeout
+        self.timeout_s = config.timeout
         types = {"auto": ("quorum", "classic")}
         self._types = types.get(config.queue_type, (config.queue_type,))
+        self._was_there = False
         self._examinations: dict[Connection, asyncio.Task[None]] = {}
 
     async def ready(self, connection: Connection) -> int:
@@ -41,7 +45,10 @@ class DeclaredQueue:
         error: BackendUnavailable | None = None
         for _ in range(_TRIES):
             if (found := await self.look(connection)) is not None:
+                self._was_there = True
                 return found
+            if self._was_there:
+                await asyncio.sleep(_DELETED_S)
             for kind in self._types:
                 try:
                     await self._declare(connection, kind)
@@ -91,9 +98,10 @@ class DeclaredQueue:
     def examine(self, connection: Connection) -> None:
         """Find out, meanwhile, why something about it was not answered, and put that right.
 
-        A connection on which nothing is answered is given up. If only the queue does not answer, it has no
-        leader: a quorum queue stays so for ever if its server was killed in the seconds after it was made.
-        It holds no truth: it is deleted and made anew, and the broker publishes again.
+        In any case the connection is given up at the end, with what waits there for ever. If the queue
+        answers on no other channel either, it has no leader: a quorum queue stays so for ever if its
+        server was killed in the seconds after it was made. It holds no truth: it is deleted and made anew,
+        and the broker publishes again.
         """
         if connection not in self._examinations and not connection.closed.done():
             task = asyncio.create_task(self._examine(connection))
@@ -102,16 +110,16 @@ class DeclaredQueue:
 
     async def _examine(self, connection: Connection) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await self.look(connection)
-        except TimeoutError:
+            async with asyncio.timeout(self.timeout_s):
+                await self.look(connection)
+        except (TimeoutError, BackendUnavailable):
             connection.drop("RabbitMQ does not answer any more")
             return
-        except BackendUnavailable as exc:
-            logger.info("the queue could not be examined", extra={"cause": str(exc)})
-            return
-        if found is None or await self._gives_messages(connection):
-            return
+        if not await self._gives_messages(connection):
+            await self._make_anew(connection)
+        connection.drop("something was not answered")
+
+    async def _make_anew(self, connection: Connection) -> None:
         logger.error(
             "the queue does not answer, and the server does: deleting it and making it anew",
             extra={"queue": self.name},
@@ -126,8 +134,6 @@ class DeclaredQueue:
                 await self.ready(connection)
         except (BackendUnavailable, TimeoutError) as exc:
             logger.warning("that failed", extra={"queue": self.name, "cause": str(exc)})
-        # What has been asked of the old one is never answered.
-        connection.drop("the queue was made anew")
 
     async def _gives_messages(self, connection: Connection) -> bool:
         """Whether it answers who asks for one, which goes back at once; or cannot be asked."""

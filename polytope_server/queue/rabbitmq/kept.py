@@ -38,7 +38,7 @@ class Kept(Generic[T]):
     Args:
         what: it is, for the log.
         open_: makes one. May wait for ever; it is not asked for meanwhile.
-        below: asked first, by those who want this: what cannot be open unless that is.
+        below: what this is part of, and asked first by those who want this.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class Kept(Generic[T]):
     @property
     def current(self) -> T | None:
         """What is open now, if anything is."""
-        return self._current
+        current = self._current
+        return None if current is None or current.closed.done() else current
 
     @property
     def is_wanted(self) -> bool:
@@ -69,11 +70,6 @@ class Kept(Generic[T]):
         if self._task is None:
             self._task = asyncio.create_task(self._keep())
 
-    def end(self) -> None:
-        """Keep it no longer. What is open stays so."""
-        if self._task is not None:
-            self._task.cancel()
-
     async def get(self) -> T:
         """What is open; an attempt that is being made is waited for.
 
@@ -81,8 +77,8 @@ class Kept(Generic[T]):
             BackendUnavailable: the latest attempt has failed, and why.
         """
         self.begin()
-        if self._current is not None:
-            return self._current
+        if (current := self.current) is not None:
+            return current
         if self._below is not None:
             await self._below.get()
         return await self._next(raising=True)
@@ -93,11 +89,11 @@ class Kept(Generic[T]):
         return await self._next(raising=False)
 
     async def _next(self, *, raising: bool) -> T:
-        while self._current is None:
+        while (current := self.current) is None:
             if raising and self._cause is not None:
                 raise BackendUnavailable(str(self._cause)) from self._cause
             await self._moved.wait()
-        return self._current
+        return current
 
     async def _keep(self) -> None:
         told: str | None = None
@@ -124,10 +120,13 @@ class Kept(Generic[T]):
                 told = None
                 logger.info("there is a %s again", self._what)
             opened = time.monotonic()
-            reason = str(await current.closed)
+            await asyncio.wait([current.closed])  # which leaves it alone when we are cancelled
+            reason = str(current.closed.result())
             closed = time.monotonic()
             self._move(None, None)
-            if reason != last_loss or closed - loss_told > _TOLD_S:
+            if self._below is not None and self._below.current is None:
+                logger.debug("the %s was lost with its connection", self._what)
+            elif reason != last_loss or closed - loss_told > _TOLD_S:
                 last_loss, loss_told = reason, closed
                 logger.warning("the %s was lost", self._what, extra={"cause": reason})
             pause_s = min(_LONGEST_S, 2 * pause_s) if closed - opened < _SHORT_LIFE_S else _FIRST_S

@@ -155,7 +155,9 @@ class HintSender:
     async def _send_later(self) -> None:
         try:
             if self._channels is None:
-                self._channels = Kept("channel for hints to others", self._open)
+                self._channels = Kept(
+                    "channel for hints to others", self._open, below=self._connections
+                )
             while not (await self._channels.wait()).connection.unblocked.is_set():
                 await asyncio.sleep(_BLOCKED_LOOK_S)
         finally:

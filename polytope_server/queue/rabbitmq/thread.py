@@ -1,8 +1,10 @@
 """The one thread of a process in which everything about RabbitMQ happens: an event loop."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
+import socket
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
@@ -14,6 +16,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _END_S: Final = 5.0
+_CLOSED: Final = "The queue has been closed."
 
 
 class LoopThread:
@@ -37,8 +40,17 @@ class LoopThread:
         """
         loop = self._running()
         if loop is None:
-            raise BackendUnavailable("The queue has been closed.")
-        return asyncio.run_coroutine_threadsafe(make(), loop).result()
+            raise BackendUnavailable(_CLOSED)
+        coroutine = make()
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError as exc:
+            coroutine.close()
+            raise BackendUnavailable(_CLOSED) from exc
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError as exc:
+            raise BackendUnavailable(_CLOSED) from exc
 
     def soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Have it called there, in the order in which this was asked for; at the end, maybe never."""
@@ -60,13 +72,23 @@ class LoopThread:
         if self._loop is None:
             with self._lock:
                 if self._loop is None and not self._is_closed:
-                    loop = asyncio.new_event_loop()
+                    loop = _Loop()
                     self._thread = threading.Thread(
                         target=_run, args=(loop,), name="rabbitmq", daemon=True
                     )
                     self._thread.start()
                     self._loop = loop
         return self._loop
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """One that can still connect when the process ends, for a hint that was given just before."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().getaddrinfo(host, port, **kwargs)
+        except RuntimeError:  # by now nobody is given a thread
+            return socket.getaddrinfo(host, port, **kwargs)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -10,6 +10,9 @@ class Authenticator(Protocol):
 
     Made with its `Config` and the name of its realm, ``(config, *, realm)``. A back-end that reads several
     schemes makes a sequence of authenticators, one for each.
+
+    One that knows all of its users may have ``has_user(username) -> bool``: API keys of a user whom nobody in
+    their realm has any more are refused. It must not ask anybody.
     """
 
     scheme: str

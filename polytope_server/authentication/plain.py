@@ -77,6 +77,9 @@ class PlainAuthenticator:
             return ""
         return uid
 
+    def has_user(self, username: str) -> bool:
+        return username in self._users
+
     def authenticate(self, credential: str) -> User:
         uid, password = header.login(credential)
         entry = self._users.get(uid)

@@ -34,7 +34,7 @@ _NOT_READ: Final[Mapping[Place, str]] = MappingProxyType(
     }
 )
 
-_BESIDE_AUTH_O_TRON: Final[tuple[Place, ...]] = (("federation",), ("api-keys", "authenticator"))
+_BESIDE_AUTH_O_TRON: Final[tuple[Place, ...]] = (("federation",), ("api-keys",))
 _OPEN: Final = frozenset({"match", "defaults", "patch"})
 
 

@@ -31,6 +31,15 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "tracing": "tracing: {endpoint: http://collector:4318/v1/traces, sample_ratio: 0.1}",
     "request_store.sqlite": "request_store: {sqlite: {path: /data/requests.sqlite}}",
     "queue.sqlite": "queue: {sqlite: {path: /data/queue.sqlite}}",
+    "queue.rabbitmq": """\
+        queue:
+          rabbitmq:
+            host: rabbitmq.example.org
+            tls: true
+            virtual_host: polytope
+            name: polytope
+            user: polytope
+            password: ${RABBITMQ_PASSWORD}""",
     "staging.local": "staging: {local: {root_dir: /data/staging}}",
     "staging.polytope": """\
         staging:
@@ -40,7 +49,29 @@ EXAMPLES: Final[Mapping[str, str]] = {
             url: https://data.example.org
             token: ${STORE_TOKEN}
             root_dir: /data/objects""",
+    "staging.s3": """\
+        staging:
+          s3:
+            host: https://objects.internal.example.org
+            port: 443
+            bucket: results
+            prefix: polytope/
+            access_key: ${S3_ACCESS_KEY}
+            secret_key: ${S3_SECRET_KEY}
+            url: https://objects.example.org
+            use_presigned_url: true""",
     "caching.memory": "caching: {memory: {max_entries: 50000}}",
+    "caching.redis": """\
+        caching:
+          redis: {host: cache, port: 6379, db: 0, password: "${REDIS_PASSWORD}", tls: true}""",
+    "caching.memcached": "caching: {memcached: {host: cache, port: 11211}}",
+    "caching.mongodb": """\
+        caching:
+          mongodb:
+            uri: mongodb://db:27017
+            username: polytope
+            password: "${MONGO_PASSWORD}"
+            collection: cache""",
     "authentication": """\
         authentication:
           example:
@@ -48,7 +79,12 @@ EXAMPLES: Final[Mapping[str, str]] = {
               local: {type: plain, users: [{uid: alice, password: "${ALICE_PASSWORD}"}]}
             authorizers:
               local: {type: plain, roles: {operator: [alice]}}""",
-    "api-keys": "api-keys: {authenticator: {type: ecmwfapi, url: https://api.ecmwf.int/v1}}",
+    "api-keys": """\
+        api-keys:
+          enabled: true
+          lifetime: 30d
+          max_per_user: 5
+          authenticator: {type: ecmwfapi, url: https://api.ecmwf.int/v1}""",
     "federation": """\
         federation:
           partner: {secret: "${PARTNER_SECRET}", allowed-realms: [partner]}""",
@@ -118,6 +154,18 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 type: plain
                 roles: {operator: [alice], researcher: [alice, bob]}
                 user-attributes: {"a*": {site: reading}}""",
+    "authorization.ldap": """\
+        authentication:
+          example:
+            authorizers:
+              directory:
+                type: ldap
+                url: ldaps://directory.example.org
+                search_base: DC=example,DC=org
+                filter: OU=Polytope
+                bind_dn: CN=polytope,OU=Service Accounts,DC=example,DC=org
+                ldap_password: "${LDAP_PASSWORD}"
+                uid_attribute: sAMAccountName""",
     "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",
     "datasource": """\

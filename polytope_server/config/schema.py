@@ -96,7 +96,7 @@ def _one_backend(
         for (group, name), model in backends.items()
         if group == abstraction
     }
-    announced = {name: {"type": "object"} for name in sorted(ANNOUNCED[abstraction])}
+    announced = {name: {"type": "object"} for name in sorted(ANNOUNCED.get(abstraction, ()))}
     return {
         "description": "Exactly one back-end, with its options",
         "type": "object",

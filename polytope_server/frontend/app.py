@@ -25,11 +25,12 @@ from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.polling import Reader, Watcher
 from polytope_server.frontend.resources.documentation import Document, Page, PageFile
 from polytope_server.frontend.resources.downloads import Downloads
+from polytope_server.frontend.resources.keys import Key, Keys
 from polytope_server.frontend.resources.listing import Listing
 from polytope_server.frontend.resources.requests import AllRequests, Polls, Requests
 from polytope_server.frontend.resources.system import Healthz, Readyz, Test
 from polytope_server.frontend.resources.uploads import Uploads
-from polytope_server.frontend.resources.user import Collections, Keys, UserResource
+from polytope_server.frontend.resources.user import Collections, UserResource
 from polytope_server.frontend.revocation import Revoke
 from polytope_server.frontend.submission import Submit
 from polytope_server.frontend.threads import Threads
@@ -163,7 +164,19 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     app.add_route(f"{API}/test", Test())
     app.add_route(f"{API}/user", UserResource(store, store_threads))
     app.add_route(f"{API}/collections", Collections())
-    app.add_route(f"{API}/auth/keys", Keys())
+    app.add_route(
+        f"{API}/auth/keys",
+        Keys(
+            store=store,
+            authentication=authentication,
+            threads=store_threads,
+            metrics=services.metrics,
+        ),
+    )
+    app.add_route(
+        f"{API}/auth/keys/{{key_id}}",
+        Key(store=store, threads=store_threads, metrics=services.metrics),
+    )
     app.add_route(f"{API}/requests", AllRequests(listing))
     app.add_route(
         f"{API}/requests/{{name}}",

@@ -319,14 +319,17 @@ def test_auth_o_tron_leaves_no_realm_open(read: Read) -> None:
         authentication:
           auth-o-tron: {url: "http://auth", secret: x}
           local: {authenticators: {a: {type: plain, users: []}}}
+        api-keys: {enabled: true}
         """
     )
+    assert not loaded.config.api_keys.enabled
     (realm,) = loaded.config.authentication.values()
     (alone,) = realm.authenticators.values()
     assert alone == {"type": "auth-o-tron", "url": "http://auth", "secret": "x"}
     told = [line for line in loaded.warnings if "not read" in line]
     assert [line.partition(": ")[2] for line in told] == [
-        "authentication.local: not read: authentication.auth-o-tron is used alone"
+        "authentication.local: not read: authentication.auth-o-tron is used alone",
+        "api-keys: not read: authentication.auth-o-tron is used alone",
     ]
 
 

@@ -11,6 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from polytope_server.authentication.identity import Identity
 from polytope_server.collection import collections_of
+from polytope_server.config.api_keys import ApiKeysSection
 from polytope_server.config.loading import load
 from polytope_server.config.model import FrontendSection
 from polytope_server.frontend.answers import record
@@ -33,12 +34,15 @@ from polytope_server.user import User
 METHODS = {"get", "head", "post", "put", "delete", "options", "patch", "trace"}
 
 
-def described(*, schemes: tuple[str, ...] = ("Basic",), **settings: Any) -> dict[str, Any]:
+def described(
+    *, schemes: tuple[str, ...] = ("Basic",), enabled: bool = True, **settings: Any
+) -> dict[str, Any]:
     return document(
         FrontendSection.read(settings, where="frontend"),
         schemes=schemes,
         servers=[{"url": ".", "description": "here"}],
         page_files=PAGE_FILES,
+        api_keys=ApiKeysSection(enabled=enabled),
     )
 
 

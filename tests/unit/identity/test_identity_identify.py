@@ -54,8 +54,8 @@ class Tokens:
 
 
 class Grants:
-    def __init__(self, answer: Callable[[User], Grant]) -> None:
-        self.answer = answer
+    def __init__(self, answer: Callable[[User], Grant], *, remembered_s: float = 0.0) -> None:
+        self.answer, self.remembered_s = answer, remembered_s
         self.calls = 0
 
     def grant(self, user: User) -> Grant:
@@ -362,6 +362,114 @@ def test_two_processes_leave_different_keys_for_the_same_credential() -> None:
     assert not one.seen.keys() & other.seen.keys()
 
 
+def processes(cache: MemoryCache, *authenticators: Tokens, **options: Any) -> list[Identity]:
+    """One for each authenticator, all with one key and one cache, as frontends with a shared cache are."""
+    return [
+        Identity(
+            {"example": Realm(authenticators=(each,))}, cache, secret=lambda: b"k" * 32, **options
+        )
+        for each in authenticators
+    ]
+
+
+def test_processes_with_one_key_share_what_they_have_learnt() -> None:
+    cache = Recording()
+    asked, not_asked = Tokens({"a": JOE}), Tokens({})
+    one, other = processes(cache, asked, not_asked)
+    for each in (one, other):
+        assert each.identify("Token a", address=HERE) == JOE
+        with pytest.raises(NotAuthenticated):
+            each.identify("Token b", address=HERE)
+    assert asked.calls == ["a", "b"]
+    assert not_asked.calls == []
+
+
+def test_processes_with_one_key_and_other_sections_share_nothing() -> None:
+    cache = Recording()
+    for password in ("old", "new"):
+        sections = changed(joe=password)
+        identity = Identity.build(sections, cache, secret=lambda: b"k" * 32)
+        assert identity.identify(basic("joe", password), address=HERE).username == "joe"
+        for wrong in {"old", "new"} - {password}:
+            with pytest.raises(NotAuthenticated):
+                identity.identify(basic("joe", wrong), address=HERE)
+
+
+def test_what_was_remembered_ends_whoever_puts_it_into_the_cache_again() -> None:
+    now = [1e9]
+    cache = Recording()
+    tokens = Tokens({"a": JOE})
+    (before,) = processes(cache, tokens, date=lambda: now[0])
+    before.identify("Token a", address=HERE)
+    ((key, kept),) = cache.seen.items()
+    now[0] += 61
+    cache.put(key, kept, lifetime_s=3600)
+    tokens.answers = {}
+    (after,) = processes(cache, tokens, date=lambda: now[0])
+    with pytest.raises(NotAuthenticated):
+        after.identify("Token a", address=HERE)
+
+
+def test_roles_are_remembered_as_long_as_the_authorizer_says() -> None:
+    # also where the login is not
+    now = [1e9]
+    tokens = Tokens({"a": JOE, "b": ANN})
+    tokens.cacheable = False
+    grants = Grants(lambda user: Grant(roles={user.username}), remembered_s=30)
+    fresh = Grants(lambda user: Grant(attributes={"site": "reading"}))
+    realm = Realm(authenticators=(tokens,), authorizers=(fresh, grants))
+    identity = Identity({"example": realm}, Recording(), date=lambda: now[0])
+    for _ in range(3):
+        joe = identity.identify("Token a", address=HERE)
+        assert (joe.roles, dict(joe.attributes)) == ({"default", "joe"}, {"site": "reading"})
+        assert identity.identify("Token b", address=HERE).roles == {"default", "ann"}
+    assert (grants.calls, fresh.calls) == (2, 6)
+    now[0] += 30
+    assert identity.identify("Token a", address=HERE).roles == {"default", "joe"}
+    assert grants.calls == 3
+
+
+def test_roles_are_remembered_for_users_with_the_same_roles_and_attributes_only() -> None:
+    users = {
+        "a": JOE,
+        "b": User(username="joe", realm="example", roles=frozenset({"default", "admin"})),
+        "c": User(username="joe", realm="example", attributes={"account": "x"}),
+        "d": User(username="joe", realm="example", attributes={"account": "y"}),
+    }
+    grants = Grants(
+        lambda user: Grant(roles={f"{len(user.roles)}{user.attributes.get('account')}"}),
+        remembered_s=30,
+    )
+    identity = identity_of(Tokens(users), authorizers=(grants,))
+    found = [identity.identify(f"Token {each}", address=HERE).roles for each in users]
+    assert [min(roles) for roles in found] == ["1None", "2None", "1x", "1y"]
+
+
+def test_secret_attributes_of_an_authorizer_are_not_remembered() -> None:
+    cache = Recording()
+    grants = Grants(lambda user: Grant(attributes={"ecmwf-apikey": "xyzzy"}), remembered_s=30)
+    identity = identity_of(Tokens({"a": JOE}), authorizers=(grants,), cache=cache)
+    for _ in range(2):
+        assert identity.identify("Token a", address=HERE).attributes["ecmwf-apikey"] == "xyzzy"
+    assert cache.seen == {}
+    assert grants.calls == 2
+
+
+def test_an_authorizer_that_is_away_is_not_remembered() -> None:
+    answers: list[Any] = [BackendUnavailable("LDAP is away"), Grant(roles={"one"})]
+
+    def answer(user: User) -> Grant:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    identity = identity_of(Tokens({"a": JOE}), authorizers=(Grants(answer, remembered_s=30),))
+    with pytest.raises(BackendUnavailable):
+        identity.identify("Token a", address=HERE)
+    assert identity.identify("Token a", address=HERE).roles == {"default", "one"}
+
+
 def test_who_can_write_the_cache_cannot_become_somebody_else() -> None:
     cache = Recording()
     identity = identity_of(Tokens({"a": JOE, "b": ANN}), cache=cache)
@@ -369,7 +477,9 @@ def test_who_can_write_the_cache_cannot_become_somebody_else() -> None:
     joes_key, joes = next(iter(cache.seen.items()))
     identity.identify("Token b", address=HERE)
     anns = next(value for key, value in cache.seen.items() if key != joes_key)
-    operator = json.dumps({"user": {**json.loads(joes["text"])["user"], "roles": ["operator"]}})
+    said = json.loads(joes["text"])
+    said["value"]["user"]["roles"] = ["operator"]
+    operator = json.dumps(said)
     forgeries: tuple[Any, ...] = (
         {**joes, "text": operator},
         {"text": operator, "signature": "é"},

@@ -55,6 +55,8 @@ _REFUSED: Final = "The credentials were not accepted."
 _NO_KEY_FOR_A_KEY: Final = (
     "An API key cannot be used to make another one; log in with the credentials of your account."
 )
+_NOWHERE: Final = b""
+"""Stands for where a credential that names nobody is counted."""
 _SPEAKS_FOR_OTHERS: Final = "federation"
 """The scheme of servers that speak for users of theirs."""
 
@@ -341,7 +343,7 @@ class Identity:
                 if each is self._keys and not self._is_known(user):
                     logger.info("An API key of somebody who is no user any more was refused")
                     continue
-                for place in places:
+                for place in places or [_NOWHERE]:
                     self._guesses.was_right(place, guess)
                 return user, each
             if judged:

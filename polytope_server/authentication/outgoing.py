@@ -8,9 +8,8 @@ import contextlib
 import json
 import logging
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -20,6 +19,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from polytope_server.circuit_breaker import CircuitBreaker
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ class Service:
         adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
-        self._turns = _Turns(timeout_s * 2, clock=clock)
+        # while one tries whether it is there again, the others need not
+        self._breaker = CircuitBreaker(name, pause_s=timeout_s * 2, clock=clock)
 
     def call(
         self,
@@ -106,11 +107,17 @@ class Service:
         Raises:
             BackendUnavailable: no answer, too late, too long, or a redirect. The text holds no secret.
         """
-        with self._turns.taken(self.name):
+        if not self._breaker.lets_through():
+            raise BackendUnavailable(f"{self.name}: it did not answer a moment ago")
+        try:
             try:
                 answer = self._ask(method, url, params, form, headers, basic)
             except _Broken:  # as a kept connection is that the service has closed meanwhile
                 answer = self._ask(method, url, params, form, headers, basic)
+        except BackendUnavailable as exc:
+            self._breaker.failed(exc, pause_s=PAUSE_S)
+            raise
+        self._breaker.succeeded()
         if answer.status in range(300, 400):
             raise BackendUnavailable(
                 f"{self.name}: it sent us elsewhere ({answer.status}), where credentials do not go; "
@@ -171,32 +178,6 @@ class Service:
 
 class _Broken(BackendUnavailable):
     """The connection was refused, or it ended before there was an answer."""
-
-
-class _Turns:
-    """Who may ask: everybody, until there is no answer; from then on one at a time, now and then."""
-
-    def __init__(self, longest_s: float, *, clock: Callable[[], float]) -> None:
-        self._longest_s, self._clock = longest_s, clock
-        self._is_away = False
-        self._next = 0.0
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def taken(self, name: str) -> Iterator[None]:
-        with self._lock:
-            if self._is_away:
-                if self._clock() < self._next:
-                    raise BackendUnavailable(f"{name}: it did not answer a moment ago")
-                self._next = self._clock() + self._longest_s  # while we ask, nobody else does
-        try:
-            yield
-        except BackendUnavailable:
-            with self._lock:
-                self._is_away, self._next = True, self._clock() + PAUSE_S
-            raise
-        with self._lock:
-            self._is_away = False
 
 
 def _verification(name: str, ca_file: Path | None, *, verifies: bool) -> bool | str:

@@ -1,5 +1,6 @@
 """Signed tokens (JWT) of an issuer: whether one is good, whose it is, and until when."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import jwt
 
 from polytope_server.authentication.key_set import KeySet
 from polytope_server.errors import NotAuthenticated
+
+logger = logging.getLogger(__name__)
 
 MAX_TOKEN_CHARACTERS: Final = 16 * 1024
 _COMPACT: Final = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
@@ -71,19 +74,16 @@ class Verifier:
         """
         header, said = unverified(token)
         algorithm, key_id = header.get("alg"), header.get("kid")
-        if (
-            not isinstance(algorithm, str)
-            or algorithm not in self._algorithms
-            or not isinstance(key_id, str | None)
-            or "crit" in header
-        ):
-            raise NotAuthenticated(_REFUSED)
+        if not isinstance(algorithm, str) or algorithm not in self._algorithms:
+            raise _refusal("its algorithm is not allowed")
+        if not isinstance(key_id, str | None) or "crit" in header:
+            raise _refusal("its header is not understood")
         if self._issuer is not None and said.get("iss") != self._issuer:
-            raise NotAuthenticated(_REFUSED)  # before anybody is asked for keys
+            raise _refusal("it is of another issuer")  # before anybody is asked for keys
         key = self._keys.find(key_id)
         allowed = self._algorithms & key.algorithms if key is not None else frozenset()
         if key is None or not allowed:
-            raise NotAuthenticated(_REFUSED)
+            raise _refusal("its issuer has no such key")
         try:
             claims = jwt.decode(
                 token,
@@ -94,17 +94,17 @@ class Verifier:
                 options={"require": ["exp", "sub"], "verify_aud": False},
             )
         except _UNREADABLE as exc:
-            raise NotAuthenticated(_REFUSED) from exc
+            raise _refusal(type(exc).__name__) from exc
         return self._judged(claims)
 
     def _judged(self, claims: Mapping[str, Any]) -> Claims:
         subject, kind = claims["sub"], claims.get("typ")
         if not isinstance(subject, str) or not subject:
-            raise NotAuthenticated(_REFUSED)
+            raise _refusal("it names nobody")
         if isinstance(kind, str) and kind.lower() in _FOR_SOMETHING_ELSE:
-            raise NotAuthenticated(_REFUSED)
+            raise _refusal("it is no access token")
         if not self._is_for_us(claims.get("aud")):
-            raise WrongAudience(_REFUSED)
+            raise _refusal("it is for another audience", kind=WrongAudience)
         return Claims(subject, expiry(claims), roles(claims, self._client_id))
 
     def _is_for_us(self, audience: Any) -> bool:
@@ -113,6 +113,12 @@ class Verifier:
         listed = audience if isinstance(audience, list) else [audience]
         named = {each for each in listed if isinstance(each, str)}
         return bool(named & (self._audience or {self._client_id}))
+
+
+def _refusal(reason: str, *, kind: type[NotAuthenticated] = NotAuthenticated) -> NotAuthenticated:
+    """An error that says nothing; why is for the log."""
+    logger.info("a token was refused", extra={"reason": reason})
+    return kind(_REFUSED)
 
 
 def unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

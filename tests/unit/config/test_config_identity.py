@@ -167,12 +167,7 @@ def test_auth_o_tron_is_used_alone_and_all_that_is_not_read_is_told(read: Read) 
     assert list(realms(loaded.config)) == ["auth-o-tron"]
     assert loaded.config.federation == {}
     told = "\n".join(loaded.warnings)
-    for place in (
-        "authentication.ecmwf",
-        "authentication.sso",
-        "federation",
-        "api-keys.authenticator",
-    ):
+    for place in ("authentication.ecmwf", "authentication.sso", "federation", "api-keys"):
         assert f"{place}: not read: authentication.auth-o-tron is used alone" in told
 
 

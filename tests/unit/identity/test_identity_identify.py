@@ -591,6 +591,15 @@ def test_credentials_that_name_nobody_are_never_slowed() -> None:
         assert identity.delay_s(f"Token {number}", HERE) == 0.0
 
 
+def test_credentials_that_name_nobody_are_proven_too() -> None:
+    tokens = Tokens({"a": JOE})
+    identity = identity_of(tokens)
+    assert not identity.is_proven("Token a")
+    identity.identify("Token a", address=HERE)
+    assert identity.is_proven("Token a")
+    assert not identity.is_proven("Token b")
+
+
 def test_an_outage_slows_nobody() -> None:
     answers: dict[str, User | Exception] = {
         str(number): BackendUnavailable("away") for number in range(20)

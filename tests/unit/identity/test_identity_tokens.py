@@ -240,6 +240,36 @@ def test_forgeries_are_refused(issuer: Jwks, name: str) -> None:
     assert str(caught.value) == "The token is not accepted."
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("no signature", "its algorithm is not allowed"),
+        ("HS256 with the PEM", "its algorithm is not allowed"),
+        ("a wrong issuer", "it is of another issuer"),
+        ("an unknown key", "its issuer has no such key"),
+        ("another algorithm of the family", "InvalidAlgorithmError"),
+        ("somebody else's key", "InvalidSignatureError"),
+        ("expired", "ExpiredSignatureError"),
+        ("no expiry", "MissingRequiredClaimError"),
+        ("not yet", "ImmatureSignatureError"),
+        ("a nameless one", "it names nobody"),
+        ("an identity token", "it is no access token"),
+        ("a wrong audience", "it is for another audience"),
+    ],
+)
+def test_the_log_says_why_and_nothing_of_the_token(
+    issuer: Jwks, name: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.INFO, logger="polytope_server"),
+        pytest.raises(NotAuthenticated),
+    ):
+        verifier(issuer).verified(FORGED[name])
+    (record,) = (each for each in caplog.records if each.message == "a token was refused")
+    assert vars(record)["reason"] == reason
+    assert GOOD_PAYLOAD not in str(vars(record))
+
+
 @pytest.mark.parametrize("header", ["jku", "x5u"])
 def test_no_address_in_a_token_is_asked(issuer: Jwks, header: str) -> None:
     with Jwks(OF_OTHERS) as evil:

@@ -171,7 +171,7 @@ def test_auth_o_tron_is_used_alone_and_all_that_is_not_read_is_told(read: Read) 
         "authentication.ecmwf",
         "authentication.sso",
         "federation",
-        "api-keys.authenticator",
+        "api-keys",
     ):
         assert f"{place}: not read: authentication.auth-o-tron is used alone" in told
 

@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -68,7 +69,8 @@ class Kept(Generic[T]):
     def begin(self) -> None:
         """Have it opened, and kept so from now on."""
         if self._task is None:
-            self._task = asyncio.create_task(self._keep())
+            # It outlives the request for which it happens to be begun, and logs nothing about that.
+            self._task = asyncio.create_task(self._keep(), context=Context())
 
     async def get(self) -> T:
         """What is open; an attempt that is being made is waited for.

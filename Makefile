@@ -6,15 +6,18 @@ BIN := $(VENV)/bin
 # A wide terminal keeps tables in logs whole.
 export COLUMNS ?= 120
 
-.PHONY: demo services-install test unit check format bench chaos soak fuzz docs clean help
+.PHONY: demo services services-install integration test unit check format bench bench-stack chaos soak fuzz docs clean help
 
 help:
 	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
 	@echo "make test                       everything that must pass"
+	@echo "make services [NAMES=\"redis ...\"] starts these servers, and prints the configuration to use them"
 	@echo "make services-install           the servers that tests of back-ends need: MongoDB protocol, RabbitMQ, S3, ..."
+	@echo "make integration CONFIG=...     tests of a running deployment, described by its configuration files"
 	@echo "make unit                       the unit tests"
 	@echo "make check                      ruff, mypy, import-linter"
 	@echo "make bench                      all benchmarks, about ten minutes"
+	@echo "make bench-stack                the same on MongoDB, RabbitMQ, S3 and Redis, beside the embedded back-ends"
 	@echo "make chaos [SEED=n] [KILLS=200] random kills under load, each followed by a look at every promise"
 	@echo "make soak [SECONDS=600]         steady load; memory, files, threads and databases must stay flat"
 	@echo "make docs                       the pages that are made from the code"
@@ -35,6 +38,9 @@ $(BIN)/.dev: pyproject.toml
 demo: $(BIN)/.demo
 	$(BIN)/polytope-server demo $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
 
+services: $(BIN)/.dev
+	PYTHONPATH=tests $(BIN)/python -m services $(NAMES)
+
 services-install:
 	tests/services/install.sh
 
@@ -50,8 +56,14 @@ unit: $(BIN)/.dev
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/e2e tests/fuzz
 
+integration: $(BIN)/.dev
+	$(BIN)/python -m pytest tests/integration $(foreach file,$(CONFIG),--config $(file))
+
 bench: $(BIN)/.dev
 	$(BIN)/python -m benchmarks $(foreach file,$(CONFIG),--config $(file))
+
+bench-stack: $(BIN)/.dev
+	$(BIN)/python -m benchmarks --full-stack
 
 chaos: $(BIN)/.dev
 	$(BIN)/python tests/chaos/chaos.py --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED))

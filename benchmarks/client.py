@@ -1,6 +1,5 @@
 """A user's side of the API over one kept connection, with as little work as that takes."""
 
-import base64
 import http.client
 import json
 import time
@@ -20,16 +19,15 @@ class Failed(Exception):
 class Client:
     """Not safe between threads. A connection that the server has closed is made again."""
 
-    def __init__(self, url: str, username: str, password: str) -> None:
+    def __init__(self, url: str, authorization: str) -> None:
         parts = urlsplit(url)
         make = (
             http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         )
         self._connection = make(parts.hostname or "", parts.port, timeout=120)
         self._prefix = parts.path.rstrip("/") + "/api/v1"
-        token = base64.b64encode(f"{username}:{password}".encode()).decode()
-        self.authorization = f"Basic {token}"
-        self._headers = {"Authorization": self.authorization}
+        self.authorization = authorization
+        self._headers = {"Authorization": authorization}
 
     def call(self, method: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
         """One call below ``/api/v1``; the answer is read, its body is `HTTPResponse.body`."""

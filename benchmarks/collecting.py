@@ -42,9 +42,9 @@ RUNS = 3
 
 def measure(options: Options) -> bool:
     """Budget: a minute for 100,000; memory that does not grow with their number."""
-    if options.config:
+    if options.config or options.back_ends:
         raise ConfigurationError(
-            "collecting: fills store and staging with 100,000 objects, so it only measures its own"
+            "fills store and staging with 100,000 objects, so it only measures its own"
         )
     seconds: list[float] = []
     memory: list[float] = []

@@ -19,9 +19,9 @@ def measure(options: Options) -> bool:
     overhead: list[float] = []
     slowest: list[float] = []
     round_trip: list[float] = []
-    with target(options.config) as server:
+    with target(options) as server:
         collection = server.collection("echo")
-        client = Client(server.url, server.username, server.password)
+        client = Client(server.url, server.authorization)
         for _ in range(20):
             client.until_processed(client.submit(collection, "warm"))
         for _ in range(options.runs):
@@ -30,7 +30,7 @@ def measure(options: Options) -> bool:
             slowest.append(times[int(0.95 * len(times))])
             round_trip.append(statistics.median(_bare(client) for _ in range(REQUESTS)))
         client.close()
-    limit = FULL_STACK_MS if options.config else EMBEDDED_MS
+    limit = FULL_STACK_MS if options.config or options.back_ends else EMBEDDED_MS
     return show(
         f"latency: echo, submit to processed, one at a time, {REQUESTS} requests a run",
         [

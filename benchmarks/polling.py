@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import requests as http
+from deployed import basic
 from falcon.asgi import Request as HttpRequest
 from falcon.asgi import Response
 
@@ -31,6 +32,7 @@ from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.logging import configure
 from polytope_server.observability.metrics import Metrics
 from polytope_server.reloading import Current
+from polytope_server.signatures import SignedLinks
 
 CONNECTIONS = 64
 RUN_S = 4.0
@@ -42,7 +44,7 @@ def measure(options: Options) -> bool:
     polls: list[float] = []
     constant: list[float] = []
     with _served(options) as (server, pid):
-        client = Client(server.url, server.username, server.password)
+        client = Client(server.url, server.authorization)
         ids = [client.submit(server.collection("dummy"), "1") for _ in range(CONNECTIONS)]
         kinds = [([f"/requests/{request_id}" for request_id in ids], polls)]
         if pid is not None:
@@ -82,7 +84,7 @@ def _served(options: Options) -> Iterator[tuple[Target, int | None]]:
     There is no broker: what is submitted waits.
     """
     if options.config:
-        with target(options.config) as server:
+        with target(options) as server:
             yield server, None
         return
     with tempfile.TemporaryDirectory(prefix="polytope-bench-") as temporary:
@@ -92,9 +94,10 @@ def _served(options: Options) -> Iterator[tuple[Target, int | None]]:
         tree["frontend"] |= {"long_poll": 0}
         file = directory / "config.yaml"
         file.write_text(json.dumps(tree))
+        files = [file, *options.back_ends]
         with (directory / "frontend.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.polling", "--serve", str(file)],
+                [sys.executable, "-m", "benchmarks.polling", "--serve", *map(str, files)],
                 stdout=log,
                 stderr=log,
             )
@@ -104,10 +107,9 @@ def _served(options: Options) -> Iterator[tuple[Target, int | None]]:
             yield (
                 Target(
                     url=url,
-                    username=USERNAME,
-                    password=password,
+                    authorization=basic(USERNAME, password).authorization,
                     collections={"dummy": "dummy"},
-                    config=load([file], strict=True, environ={}).config,
+                    config=load(files, strict=True, environ={}).config,
                 ),
                 process.pid,
             )
@@ -197,8 +199,8 @@ class _Constant:
         resp.media = {"message": "Request queued; number 1 in line", "status": "queued"}
 
 
-def _serve(file: Path) -> None:
-    config = load([file], strict=True, environ={}).config
+def _serve(files: Sequence[str]) -> None:
+    config = load(files, strict=True, environ={}).config
     settings = config.frontend
     configure(config.logging, process="frontend")
 
@@ -209,6 +211,7 @@ def _serve(file: Path) -> None:
             identity=Identity.build(config.authentication, cache),
             collections=collections_of(config),
         )
+        links = SignedLinks(os.urandom(32))
         services = Services(
             store=open_chosen("request_store", config.request_store, stop=stop),
             queue=open_chosen("queue", config.queue, stop=stop),
@@ -216,7 +219,7 @@ def _serve(file: Path) -> None:
             cache=cache,
             policy=Current(policy),
             metrics=Metrics(),
-            signing_key=os.urandom(32),
+            signer=lambda: links,
         )
         urls = PublicUrls(
             public_url=None, proxy_support=False, bind_to=settings.bind_to, port=settings.port
@@ -238,6 +241,6 @@ def _serve(file: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        _serve(Path(sys.argv[2]))
+        _serve(sys.argv[2:])
     else:
         main(__doc__, measure)

@@ -40,7 +40,7 @@ def measure(options: Options) -> bool:
             fdb_config, fdb_bytes = _make_fdb(directory / "fdb")
             changes = _with_fdb(fdb_config)
         server = stack.enter_context(
-            target(options.config, changes=changes, directory=directory / "server")
+            target(options, changes=changes, directory=directory / "server")
         )
         staging: Staging = open_chosen("staging", server.config.staging, stop=Stop())
         kinds: dict[str, tuple[object, int]] = {"dummy": (str(SIZE_BYTES), SIZE_BYTES)}
@@ -111,7 +111,7 @@ def _bare(staging: Staging, size: int) -> None:
 
 
 def _whole(server: Target, kind: str, request: object, size: int) -> None:
-    client = Client(server.url, server.username, server.password)
+    client = Client(server.url, server.authorization)
     request_id = client.submit(server.collection(kind), request)
     try:
         if download(client.until_processed(request_id)) != size:
@@ -124,7 +124,7 @@ def _whole(server: Target, kind: str, request: object, size: int) -> None:
 def _warm(server: Target, kind: str) -> None:
     """Let every slot load the datasource's library: an idle slot has done so."""
     request = {**_FDB_REQUEST, "step": "0"} if kind == "fdb" else "1"
-    client = Client(server.url, server.username, server.password)
+    client = Client(server.url, server.authorization)
     for _ in range(4):
         ids = [client.submit(server.collection(kind), request) for _ in range(4)]
         for request_id in ids:

@@ -90,12 +90,12 @@ def show(title: str, figures: Sequence[Figure], *, file: Path | None = None) -> 
     for figure in figures:
         reference = ""
         if figure.reference:
-            reference = f"{_number(statistics.median(figure.reference))} {figure.unit}"
+            reference = f"{number(statistics.median(figure.reference))} {figure.unit}"
             reference += f" ({figure.reference_name})"
         table.add_row(
             figure.name,
-            f"{_number(figure.median)} {figure.unit}",
-            f"{_number(min(figure.runs))} – {_number(max(figure.runs))} ({len(figure.runs)} runs)",
+            f"{number(figure.median)} {figure.unit}",
+            f"{number(min(figure.runs))} – {number(max(figure.runs))} ({len(figure.runs)} runs)",
             reference,
             "" if figure.ratio is None else f"{figure.ratio:.2f}",
             figure.budget.text if figure.budget else "",
@@ -110,5 +110,5 @@ def show(title: str, figures: Sequence[Figure], *, file: Path | None = None) -> 
     return all(figure.is_met is not False for figure in figures)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

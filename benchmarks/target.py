@@ -6,11 +6,14 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deployed import basic, deployed
+
+from benchmarks.options import Options
 from polytope_server.config.loading import load
 from polytope_server.config.model import Config
 from polytope_server.errors import ConfigurationError
@@ -25,8 +28,8 @@ class Target:
     """A running server and a user of it. `pids` are known of our own only."""
 
     url: str
-    username: str
-    password: str
+    authorization: str = field(repr=False)
+    """The value of the header."""
     collections: Mapping[str, str]
     """From a type of datasource to a collection whose first one it is."""
     config: Config
@@ -43,19 +46,29 @@ class Target:
 
 @contextlib.contextmanager
 def target(
-    files: Sequence[Path],
+    options: Options,
     *,
     changes: Mapping[str, Any] | None = None,
     directory: Path | None = None,
 ) -> Iterator[Target]:
-    """The deployment that *files* describe; without any, a server that is started for the purpose.
+    """The deployment that the options aim at, or a server that is started for the purpose.
 
     Args:
         changes: sections that our own server gets besides.
         directory: where our own server's data go; one that is removed afterwards if not given.
     """
-    if files:
-        yield _deployed(load(list(files), strict=False, environ=os.environ).config)
+    if options.config:
+        found = deployed(options.config)
+        yield Target(
+            url=found.url,
+            authorization=found.users[0].authorization,
+            collections={
+                kind: each.name
+                for kind in ("echo", "dummy")
+                for each in list(found.of_type(kind))[:1]
+            },
+            config=found.config,
+        )
         return
     with contextlib.ExitStack() as stack:
         data_dir = directory or Path(
@@ -64,16 +77,18 @@ def target(
         port, password = free_port(), secrets.token_hex(8)
         tree = _merged(embedded(data_dir, port=port, password=password), changes or {})
         stop = Stop()
-        server = Server(tree, [], data_dir=data_dir, strict=True, log=data_dir / "server.log")
+        files = options.back_ends
+        log = data_dir / "server.log"
+        server = Server(tree, files, data_dir=data_dir, strict=True, port=port, log=log)
         try:
             server.start(stop)
             time.sleep(1.0)  # slots start their processes beforehand
-            config = load([data_dir / "standalone.yaml"], strict=True, environ=os.environ).config
+            made = data_dir / "standalone.yaml"
+            config = load([made, *files], strict=True, environ=os.environ).config
             yield Target(
                 url=server.url,
-                username=USERNAME,
-                password=password,
-                collections=_by_kind(config),
+                authorization=basic(USERNAME, password).authorization,
+                collections={"echo": "echo", "dummy": "dummy", "fdb": "fdb"},
                 config=config,
                 pids=server.pids,
             )
@@ -134,42 +149,6 @@ def resident_bytes(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _deployed(config: Config) -> Target:
-    """The user is the first with a password in clear text, or `BENCH_USER` and `BENCH_PASSWORD`."""
-    settings = config.frontend
-    username, password = _first_user(config)
-    return Target(
-        url=settings.public_url or f"http://{settings.bind_to}:{settings.port}",
-        username=username,
-        password=password,
-        collections=_by_kind(config),
-        config=config,
-    )
-
-
-def _first_user(config: Config) -> tuple[str, str]:
-    if "BENCH_USER" in os.environ:
-        return os.environ["BENCH_USER"], os.environ.get("BENCH_PASSWORD", "")
-    for realm in config.authentication.values():
-        for authenticator in realm.authenticators.values():
-            if authenticator.get("type") != "plain":
-                continue
-            for user in authenticator.get("users", ()):
-                password = str(user.get("password", ""))
-                if password and not password.startswith("$argon2"):
-                    return str(user["uid"]), password
-    raise ConfigurationError(
-        "authentication: no user with a password in clear text; set BENCH_USER and BENCH_PASSWORD"
-    )
-
-
-def _by_kind(config: Config) -> Mapping[str, str]:
-    kinds: dict[str, str] = {}
-    for name, section in config.collections.items():
-        kinds.setdefault(str(section.datasources[0].get("type")), name)
-    return kinds
 
 
 def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

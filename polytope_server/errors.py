@@ -9,6 +9,7 @@
     │   ├── NotAuthenticated      no credentials, or none that were accepted
     │   ├── NotAuthorized         known, but without the role
     │   ├── RequestNotFound       no such request, or not theirs
+    │   ├── KeyNotFound           no such API key, or not theirs
     │   ├── CollectionNotFound
     │   ├── PageNotFound          no such path
     │   ├── ResultNotFound        no such download, or a token that is not ours
@@ -59,6 +60,10 @@ class RequestNotFound(UserError):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"Request {request_id} not found")
         self.request_id = request_id
+
+
+class KeyNotFound(UserError):
+    """No such API key, or another user's: both look the same, on purpose."""
 
 
 class CollectionNotFound(UserError):

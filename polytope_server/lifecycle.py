@@ -126,7 +126,12 @@ class Stopped(Exception):
 
 
 def patiently(
-    action: Callable[[], T], *, stop: Stop, what: str, at_most_s: float | None = None
+    action: Callable[[], T],
+    *,
+    stop: Stop,
+    what: str,
+    at_most_s: float | None = None,
+    longest_pause_s: float = 10.0,
 ) -> T:
     """The result of *action*, tried again with back-off and jitter while a back-end is away.
 
@@ -151,7 +156,7 @@ def patiently(
     try:
         return Retrying(
             retry=retry_if_exception_type(BackendUnavailable),
-            wait=wait_random_exponential(multiplier=0.1, max=10),
+            wait=wait_random_exponential(multiplier=0.1, max=longest_pause_s),
             stop=stop_any(*stops),
             sleep=sleep_using_event(stop.event),
             before_sleep=say,

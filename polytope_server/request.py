@@ -1,5 +1,6 @@
 """A request, its life, and the steps it may take."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -57,6 +58,7 @@ EXTENSIONS: Final[Mapping[str, str]] = MappingProxyType(
     {GRIB: ".grib", COVERAGE_JSON: ".covjson", BINARY: ".bin"}
 )
 """The three media types that clients accept, and how files of each are called."""
+_ATTEMPT: Final = re.compile(r"-[0-9]+(\.[a-z]+)$", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +218,11 @@ def download_name(request: Request) -> str:
     """What the user's file is called."""
     media_type = request.result.media_type if request.result else BINARY
     return f"{request.id}{EXTENSIONS[media_type]}"
+
+
+def file_name(name: str) -> str:
+    """The same, told from a name in staging alone: of a result, without the number of its attempt."""
+    return _ATTEMPT.sub(r"\1", name)
 
 
 def with_status(request: Request, status: Status) -> Request:

@@ -43,6 +43,9 @@ admin_app = typer.Typer(
     help="Look into a running deployment, and step in. Needs its configuration, and no process.",
 )
 
+keys_app = typer.Typer(no_args_is_help=True, help="List and revoke users' API keys.")
+admin_app.add_typer(keys_app, name="keys")
+
 
 def _text(value: str) -> str:
     """An argument that can be stored, searched for and printed."""
@@ -457,6 +460,58 @@ def undrain(
 
         operations = Operations(deployment)
         outcomes = (operations.undrain(name, reason=reason or "") for name in names)
+        _tell(outcomes, as_json=as_json)
+
+
+# --- API keys
+
+
+@keys_app.command("list")
+def list_keys(
+    files: Files = None,
+    data_dir: DataDir = None,
+    user: OfUser = None,
+    realm: OfRealm = None,
+    as_json: AsJson = False,
+) -> None:
+    """List users' API keys that have not expired, by user. The keys themselves are not stored."""
+    with _opened("keys list", files, data_dir) as deployment:
+        from polytope_server.admin.operations import keys
+        from polytope_server.admin.report import key_json, print_keys, say_json
+
+        found = keys(deployment.store, username=user, realm=realm)
+        if as_json:
+            for key in found:
+                say_json(key_json(key))
+        else:
+            print_keys(found, now=deployment.store.now())
+
+
+@keys_app.command("revoke")
+def revoke_keys(
+    ids: Ids = None,
+    reason: Reason = None,
+    files: Files = None,
+    data_dir: DataDir = None,
+    user: OfUser = None,
+    realm: OfRealm = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Revoke API keys: these, or all that fit the options. They are refused within two seconds."""
+    with _opened("keys revoke", files, data_dir) as deployment:
+        from polytope_server.admin.operations import Operations, keys
+
+        if bool(ids) == (user is not None or realm is not None):
+            raise typer.BadParameter(
+                "name keys by their ids, or choose them by --user and --realm; one of the two"
+            )
+        if not ids:
+            ids = [key.id for key in keys(deployment.store, username=user, realm=realm)]
+            if ids and not yes:
+                typer.confirm(f"Found {len(ids)} keys. Revoke them all?", abort=True, err=True)
+        operations = Operations(deployment)
+        outcomes = (operations.revoke_key(each, reason=reason or "") for each in ids)
         _tell(outcomes, as_json=as_json)
 
 

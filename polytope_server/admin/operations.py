@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from polytope_server.admin.deployment import Deployment
 from polytope_server.admin.steps import PAST, Command, refusal, step
 from polytope_server.audit import DONE, AuditEntry
-from polytope_server.errors import RequestNotFound
+from polytope_server.errors import KeyNotFound, RequestNotFound
 from polytope_server.queue import Topic
 from polytope_server.request import Request, Status
-from polytope_server.request_store import Mark, Wanted
+from polytope_server.request_store import ApiKey, Mark, RequestStore, Wanted
 from polytope_server.revocation import clear_away
 
 logger = logging.getLogger(__name__)
@@ -165,6 +165,20 @@ class Operations:
         self._deployment.hint(Topic.MARKED, entry.target)
         return Outcome(target=entry.target, text=done)
 
+    # --- API keys
+
+    def revoke_key(self, key_id: str, *, reason: str) -> Outcome:
+        """Take a user's key away. Frontends look for it again within two seconds."""
+        entry = self._operator.entry("revoke key", key_id, reason=reason)
+        try:
+            key = self._store.remove_key(key_id, audit=entry)
+        except KeyNotFound:
+            return self._refused(entry, "is no API key, or has expired")
+        _log(entry)
+        return Outcome(
+            target=key_id, text=f"revoked; it was {key.user.username}@{key.user.realm}'s"
+        )
+
     # --- what changed nothing
 
     def _refused(self, entry: AuditEntry, why: str) -> Outcome:
@@ -174,6 +188,20 @@ class Operations:
     def _note(self, entry: AuditEntry) -> None:
         self._store.note(entry)
         _log(entry)
+
+
+def keys(store: RequestStore, *, username: str | None, realm: str | None) -> Sequence[ApiKey]:
+    """Keys that have not expired, of everybody who is meant, by realm, user and time of creation."""
+    found: list[ApiKey] = []
+    after = ""
+    while page := store.all_keys(after=after):
+        after = page[-1].id
+        found += [
+            key
+            for key in page
+            if username in (None, key.user.username) and realm in (None, key.user.realm)
+        ]
+    return sorted(found, key=lambda key: (key.user.realm, key.user.username, key.created_at))
 
 
 def _log(entry: AuditEntry) -> None:

@@ -17,6 +17,7 @@ from polytope_server.audit import AuditEntry
 from polytope_server.config.section import size_text
 from polytope_server.observability.logging import one_line
 from polytope_server.request import DataObject, Request, Status
+from polytope_server.request_store import ApiKey
 
 _WIDE = 4000
 """Columns: no line is broken but by the terminal, so that an id is always found in one piece."""
@@ -37,6 +38,33 @@ def say_json(value: Mapping[str, Any]) -> None:
 def warn(text: str) -> None:
     """A line for people that programs do not read."""
     sys.stderr.write(f"{one_line(text)}\n")
+
+
+# --- API keys
+
+
+def key_json(key: ApiKey) -> dict[str, Any]:
+    """A key: all but its digest, for nobody needs it."""
+    whole = key.as_json()
+    del whole["digest"]
+    return whole
+
+
+def print_keys(keys: Iterable[ApiKey], *, now: float) -> None:
+    """A line for each."""
+    table = _table("id", "user", "name", "ends with", "age", "expires in")
+    for key in keys:
+        table.add_row(
+            *_cells(
+                key.id,
+                f"{key.user.username}@{key.user.realm}",
+                key.name,
+                key.hint,
+                span(now - key.created_at),
+                span(key.expires_at - now),
+            )
+        )
+    _print(table)
 
 
 # --- requests

@@ -1,6 +1,6 @@
 """From the Authorization header to a user with roles: all realms, all credentials, one answer."""
 
-import hmac
+import hashlib
 import json
 import logging
 import secrets
@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from polytope_server.authentication import Authenticator
+from polytope_server.authentication.api_keys import ApiKeyAuthenticator, key_in
 from polytope_server.authentication.guessing import (
     FREE_GUESSES,
     FREE_GUESSES_OF_ADDRESS,
@@ -20,14 +21,21 @@ from polytope_server.authentication.guessing import (
     neighbourhood,
 )
 from polytope_server.authentication.header import Credential, parse
-from polytope_server.authorization import Authorizer
+from polytope_server.authentication.sealed import SealedCache, Secret, keyed_digest
+from polytope_server.authorization import Authorizer, Grant
 from polytope_server.caching import Cache
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.secrecy import looks_secret
-from polytope_server.errors import BackendUnavailable, ConfigurationError, NotAuthenticated
+from polytope_server.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    NotAuthenticated,
+    NotAuthorized,
+)
 from polytope_server.observability.backends import observed
 from polytope_server.observability.metrics import Metrics
 from polytope_server.registry import backends, load_backend
+from polytope_server.request_store import RequestStore
 from polytope_server.user import User
 
 logger = logging.getLogger(__name__)
@@ -37,11 +45,18 @@ EVERYBODY: Final = "default"
 LIFETIME_S: Final = 60.0
 KNOWN_S: Final = 10.0
 """How long a process goes by what it has just learnt of a user, without a look into the cache."""
+KEY_KNOWN_S: Final = 2.0
+"""The same for who came with an API key: so long at most a key is good that somebody else has revoked."""
 REFUSAL_LIFETIME_S: Final = 5.0
 
 # Clients crash on a refusal whose text says that something has run out, so none here does.
 _MAX_KNOWN: Final = 8192
 _REFUSED: Final = "The credentials were not accepted."
+_NO_KEY_FOR_A_KEY: Final = (
+    "An API key cannot be used to make another one; log in with the credentials of your account."
+)
+_SPEAKS_FOR_OTHERS: Final = "federation"
+"""The scheme of servers that speak for users of theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +70,16 @@ class Realm:
 class Identity:
     """Identifies users by credentials of any scheme of any realm. Safe between threads.
 
-    Answers are remembered for a short while. The cache holds neither credentials nor anything made
-    of them without a key that only this process has; what it holds is signed, so that whoever can
-    write a shared cache cannot make themselves somebody. A user with secret attributes is not cached.
+    Answers are remembered for a short while, in a cache of which only that is believed which we, or those
+    who share our secret, have put there; see `SealedCache`. A user with secret attributes is remembered by
+    this process alone. Nobody is remembered for longer than what they came with is good.
+
+    API keys are looked up in the store each time, or every other second: only what the authorizers say of
+    their users is remembered as above. A text that is a key of ours is shown to no other authenticator.
 
     Args:
+        keys: where API keys are; None if they are not to be accepted.
+        secret: processes with the same one and the same sections know what the others have remembered.
         sections: what the realms were made of: other sections find nothing that these have remembered.
         before: the one whose place this takes; who has guessed too often there has done so here.
     """
@@ -72,27 +92,36 @@ class Identity:
         lifetime_s: float = LIFETIME_S,
         refusal_lifetime_s: float = REFUSAL_LIFETIME_S,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
         sections: Mapping[str, RealmSection] | None = None,
         before: "Identity | None" = None,
+        keys: Authenticator | None = None,
+        secret: Secret | None = None,
+        date: Callable[[], float] = time.time,
     ) -> None:
         self._realms = realms
         self._sections = sections or {}
-        self._cache = cache
+        self._remembered: SealedCache = (
+            before._remembered if before else SealedCache(cache, secret=secret, date=date)
+        )
         self._lifetime_s = lifetime_s
         self._refusal_lifetime_s = refusal_lifetime_s
         self._key: bytes = before._key if before else secrets.token_bytes(32)
         self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
         text = json.dumps({name: realm.written() for name, realm in self._sections.items()})
         self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
-        self._clock = clock
+        self._clock, self._now = clock, now
         self._lock = Lock()
-        self._fingerprint = self._digest("realms", text).hex()
+        self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self._by_scheme: dict[str, list[Authenticator]] = {}
         for realm in realms.values():
             for each in realm.authenticators:
                 self._by_scheme.setdefault(each.scheme.lower(), []).append(each)
         if not self._by_scheme:
             logger.warning("No authenticator is configured: nobody can log in")
+        self._keys = keys
+        if keys is not None:
+            self._by_scheme.setdefault(keys.scheme.lower(), []).append(keys)
 
     @classmethod
     def build(
@@ -102,13 +131,17 @@ class Identity:
         *,
         before: Self | None = None,
         metrics: Metrics | None = None,
+        keys: RequestStore | None = None,
+        secret: Secret | None = None,
     ) -> Self:
         """From the configuration. Back-ends of types that are not here are left out, with a warning.
 
-        What is as it was *before* goes on with the back-ends that it had there, and what they have learnt.
+        What is as it was *before* goes on with the back-ends that it had there, and what they have learnt;
+        the cache and the secret are those of *before*.
 
         Args:
             metrics: told of all calls of the back-ends.
+            keys: the store whose API keys are accepted, if any are.
 
         Raises:
             ConfigurationError: a back-end has no type, its library is missing, or an option is wrong.
@@ -137,7 +170,14 @@ class Identity:
                 )
                 realm = replace(realm, authorizers=tuple(made))
             opened[name] = realm
-        return cls(opened, cache, sections=sections, before=before)
+        authenticator = ApiKeyAuthenticator(keys) if keys is not None else None
+        if authenticator is not None and metrics is not None:
+            authenticator = observed(
+                authenticator, abstraction="authentication", name="api-keys", metrics=metrics
+            )
+        return cls(
+            opened, cache, sections=sections, before=before, keys=authenticator, secret=secret
+        )
 
     @property
     def schemes(self) -> Sequence[str]:
@@ -196,28 +236,80 @@ class Identity:
         if not credentials:
             raise NotAuthenticated(self._wanted())
         parts = (f"{c.scheme.lower()} {c.text}" for c in credentials)
-        key = self._digest("cache", self._fingerprint, *parts).hex()
-        remembered = self._recall(key)
-        if isinstance(remembered, User):
-            self._know(authorization, remembered)
-            return remembered
-        if isinstance(remembered, _Nobody):
-            raise NotAuthenticated(_REFUSED)
+        place = ("login", self._fingerprint, *parts)
+        remembered = self._remembered.get(*place)
+        if remembered is not None:
+            if remembered["user"] is None:
+                raise NotAuthenticated(_REFUSED)
+            user = _user(remembered["user"])
+            if self._rest_s(user, self._lifetime_s) > 0:
+                self._know(authorization, user)
+                return user
         found = self._authenticate(credentials, address)
         if found is None:
             logger.info("Credentials were refused", extra={"address": address})
-            self._remember(key, None, self._refusal_lifetime_s)
+            self._remembered.put(*place, value={"user": None}, lifetime_s=self._refusal_lifetime_s)
             raise NotAuthenticated(_REFUSED)
-        user, cacheable = found
+        user, authenticator = found
+        if authenticator is self._keys:
+            user = self._with_remembered_grants(user)
+            self._know(authorization, user, lifetime_s=KEY_KNOWN_S)
+            return user
         user = self._with_grants(user)
-        if cacheable and not any(looks_secret(name) for name in user.attributes):
-            self._remember(key, user, self._lifetime_s)
+        if not authenticator.cacheable:
+            return user
+        if _has_secrets(user.attributes):
+            self._know(authorization, user, lifetime_s=self._lifetime_s)
+        elif (rest_s := self._rest_s(user, self._lifetime_s)) > 0:
+            value = {"user": {**_whole(user), "valid_until": user.valid_until}}
+            self._remembered.put(*place, value=value, lifetime_s=rest_s)
             self._know(authorization, user)
         return user
 
-    def _know(self, authorization: str | None, user: User) -> None:
+    def identify_for_key(self, authorization: str | None, *, address: str) -> User:
+        """Who sends this header, for whom an API key may be made: asked anew, and as a key acts for them.
+
+        That is without roles, which are found out at each login, and without attributes that are secret or
+        come from authorizers. Blocks.
+
+        Raises:
+            NotAuthenticated: see `identify`.
+            NotAuthorized: only an API key says who it is; or it is a user of nobody here.
+            BackendUnavailable: see `identify`.
+        """
+        credentials = parse(authorization)
+        others = [credential for credential in credentials if key_in(credential) is None]
+        found = self._authenticate(others, address)
+        if found is None:
+            if len(others) < len(credentials):
+                raise NotAuthorized(_NO_KEY_FOR_A_KEY)
+            raise NotAuthenticated(_REFUSED)
+        user, authenticator = found
+        if not self._is_known(user) or authenticator.scheme.lower() == _SPEAKS_FOR_OTHERS:
+            raise NotAuthorized("This server has API keys only for users of its own.")
+        public = {name: text for name, text in user.attributes.items() if not looks_secret(name)}
+        return User(username=user.username, realm=user.realm, attributes=MappingProxyType(public))
+
+    def forget(self, user_id: str) -> None:
+        """Look again who this user is when they come next: a key of theirs is none any more."""
         with self._lock:
-            until = self._clock() + min(KNOWN_S, self._lifetime_s)
+            for key in [key for key, (_, user) in self._known.items() if user.id == user_id]:
+                del self._known[key]
+
+    def _is_known(self, user: User) -> bool:
+        """Whether a user may still be one: their realm is there, and not all who could know say no."""
+        realm = self._realms.get(user.realm, Realm())
+        return any(_may_know(each, user.username) for each in realm.authenticators)
+
+    def _rest_s(self, user: User, lifetime_s: float) -> float:
+        """How long they may be remembered: so long, or as long as what they came with is good."""
+        if user.valid_until is None:
+            return lifetime_s
+        return min(lifetime_s, user.valid_until - self._now())
+
+    def _know(self, authorization: str | None, user: User, *, lifetime_s: float = KNOWN_S) -> None:
+        with self._lock:
+            until = self._clock() + self._rest_s(user, min(lifetime_s, self._lifetime_s))
             self._known[self._digest("known", authorization or "")] = (until, user)
             if len(self._known) > _MAX_KNOWN:
                 self._known.popitem(last=False)
@@ -228,8 +320,8 @@ class Identity:
 
     def _authenticate(
         self, credentials: Sequence[Credential], address: str
-    ) -> tuple[User, bool] | None:
-        """The user and whether that may be remembered; None if all who could tell said no."""
+    ) -> tuple[User, Authenticator] | None:
+        """The user and who knew them; None if all who could tell said no."""
         away: BackendUnavailable | None = None
         for credential in credentials:
             guess = self._guess(credential)
@@ -246,9 +338,12 @@ class Identity:
                     )
                     away, judged = exc, False
                     continue
+                if each is self._keys and not self._is_known(user):
+                    logger.info("An API key of somebody who is no user any more was refused")
+                    continue
                 for place in places:
                     self._guesses.was_right(place, guess)
-                return user, each.cacheable
+                return user, each
             if judged:
                 self._guesses.was_wrong(guess)
             else:
@@ -262,8 +357,8 @@ class Identity:
         """The user with what each authorizer adds; each sees what those before it have added."""
         user = replace(user, roles=user.roles | {EVERYBODY})
         realm = self._realms.get(user.realm, Realm())
-        for each in realm.authorizers:
-            grant = each.grant(user)
+        for number, each in enumerate(realm.authorizers):
+            grant = self._grant(each, user, number=number)
             user = replace(
                 user,
                 roles=user.roles | grant.roles,
@@ -271,7 +366,39 @@ class Identity:
             )
         return user
 
+    def _with_remembered_grants(self, user: User) -> User:
+        """The same, for the user of a key, whose roles need not be asked for again with each request."""
+        place = ("grants", self._fingerprint, json.dumps(_whole(user), sort_keys=True))
+        remembered = self._remembered.get(*place)
+        if remembered is not None:
+            # another key of the same user may be good for longer, or not for so long
+            return replace(_user(remembered), valid_until=user.valid_until)
+        user = self._with_grants(user)
+        if not _has_secrets(user.attributes):
+            self._remembered.put(*place, value=_whole(user), lifetime_s=self._lifetime_s)
+        return user
+
+    def _grant(self, authorizer: Authorizer, user: User, *, number: int) -> Grant:
+        """What the authorizer of this number in its realm says, or has said lately."""
+        if not authorizer.remembered_s:
+            return authorizer.grant(user)
+        asked = json.dumps(_whole(user), sort_keys=True)
+        place = ("grant", self._fingerprint, str(number), asked)
+        remembered = self._remembered.get(*place)
+        if remembered is not None:
+            return Grant(
+                roles=frozenset(remembered["roles"]),
+                attributes=MappingProxyType(remembered["attributes"]),
+            )
+        grant = authorizer.grant(user)
+        if not _has_secrets(grant.attributes):
+            value = {"roles": sorted(grant.roles), "attributes": dict(grant.attributes)}
+            self._remembered.put(*place, value=value, lifetime_s=authorizer.remembered_s)
+        return grant
+
     def _authenticators(self, credential: Credential) -> Sequence[Authenticator]:
+        if key_in(credential) is not None:
+            return () if self._keys is None else (self._keys,)
         return self._by_scheme.get(credential.scheme.lower(), ())
 
     def _login_names(self, credential: Credential) -> set[str]:
@@ -291,35 +418,30 @@ class Identity:
         return self._digest("guess", credential.scheme.lower(), credential.text)
 
     def _digest(self, *parts: str) -> bytes:
-        # with the lengths, so that no two lists of parts read the same
-        text = "".join(f"{len(part)}:{part}" for part in parts)
-        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
-
-    def _remember(self, key: str, user: User | None, lifetime_s: float) -> None:
-        value = None if user is None else {**user.as_json(), "attributes": dict(user.attributes)}
-        text = json.dumps({"user": value})
-        signed = {"text": text, "signature": self._digest("value", key, text).hex()}
-        self._cache.put(key, signed, lifetime_s=lifetime_s)
-
-    def _recall(self, key: str) -> "User | _Nobody | None":
-        """A remembered user, a remembered refusal, or None where nothing trustworthy is found."""
-        match self._cache.get(key):
-            case {"text": str(text), "signature": str(signature)}:
-                known = self._digest("value", key, text).hex()
-                if hmac.compare_digest(signature.encode("utf-8", "replace"), known.encode()):
-                    return _remembered(json.loads(text))
-        return None
+        return keyed_digest(self._key, *parts)
 
 
-class _Nobody:
-    """A remembered refusal."""
+def _has_secrets(attributes: Mapping[str, str]) -> bool:
+    return any(looks_secret(name) for name in attributes)
 
 
-def _remembered(value: Mapping[str, Any]) -> User | _Nobody:
-    user = value["user"]
-    if user is None:
-        return _Nobody()
-    return replace(User.from_json(user), attributes=MappingProxyType(user["attributes"]))
+def _whole(user: User) -> Mapping[str, Any]:
+    """What is said about a user, secrets included, but not until when."""
+    return {**user.as_json(), "attributes": dict(user.attributes)}
+
+
+def _user(whole: Mapping[str, Any]) -> User:
+    return replace(
+        User.from_json(whole),
+        attributes=MappingProxyType(whole["attributes"]),
+        valid_until=whole.get("valid_until"),
+    )
+
+
+def _may_know(authenticator: Authenticator, username: str) -> bool:
+    """What an authenticator that lists its users says; others cannot tell."""
+    has_user = getattr(authenticator, "has_user", None)
+    return has_user is None or bool(has_user(username))
 
 
 def _open(
@@ -345,6 +467,8 @@ def _open(
             continue
         backend = load_backend(abstraction, kind)
         opened = backend(backend.Config.read(options, where=here), **context)
-        if metrics is not None:
-            opened = observed(opened, abstraction=abstraction, name=kind, metrics=metrics)
-        yield opened
+        for each in opened if isinstance(opened, Sequence) else (opened,):
+            if metrics is None:
+                yield each
+            else:
+                yield observed(each, abstraction=abstraction, name=kind, metrics=metrics)

@@ -11,6 +11,7 @@ from polytope_server.config.builtin import section_of
 from polytope_server.config.findings import Findings
 from polytope_server.config.model import CHOICES, CoercionSection, Config
 from polytope_server.config.nulls import (
+    API_KEYS,
     NOTHING_TO_TAKE,
     known_section,
     refuse_nulls,
@@ -244,6 +245,8 @@ def check_backends(tree: Node, findings: Findings) -> Node:
             for name in parts.children.get(part, Node(value={})).children:
                 place = ("authentication", realm, part, name)
                 tree = _check_typed(tree, place, abstraction, findings)
+    if (written := at(tree, API_KEYS)) is not None and written.children:
+        tree = _check_typed(tree, API_KEYS, "authentication", findings)
     return tree
 
 

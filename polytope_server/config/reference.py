@@ -49,7 +49,29 @@ EXAMPLES: Final[Mapping[str, str]] = {
             url: https://data.example.org
             token: ${STORE_TOKEN}
             root_dir: /data/objects""",
+    "staging.s3": """\
+        staging:
+          s3:
+            host: https://objects.internal.example.org
+            port: 443
+            bucket: results
+            prefix: polytope/
+            access_key: ${S3_ACCESS_KEY}
+            secret_key: ${S3_SECRET_KEY}
+            url: https://objects.example.org
+            use_presigned_url: true""",
     "caching.memory": "caching: {memory: {max_entries: 50000}}",
+    "caching.redis": """\
+        caching:
+          redis: {host: cache, port: 6379, db: 0, password: "${REDIS_PASSWORD}", tls: true}""",
+    "caching.memcached": "caching: {memcached: {host: cache, port: 11211}}",
+    "caching.mongodb": """\
+        caching:
+          mongodb:
+            uri: mongodb://db:27017
+            username: polytope
+            password: "${MONGO_PASSWORD}"
+            collection: cache""",
     "authentication": """\
         authentication:
           example:
@@ -57,6 +79,63 @@ EXAMPLES: Final[Mapping[str, str]] = {
               local: {type: plain, users: [{uid: alice, password: "${ALICE_PASSWORD}"}]}
             authorizers:
               local: {type: plain, roles: {operator: [alice]}}""",
+    "api-keys": """\
+        api-keys:
+          enabled: true
+          lifetime: 30d
+          max_per_user: 5
+          authenticator: {type: ecmwfapi, url: https://api.ecmwf.int/v1}""",
+    "federation": """\
+        federation:
+          partner: {secret: "${PARTNER_SECRET}", allowed-realms: [partner]}""",
+    "authentication.ecmwfapi": """\
+        authentication:
+          ecmwf:
+            authenticators:
+              keys: {type: ecmwfapi, url: https://api.ecmwf.int/v1, timeout: 5}""",
+    "authentication.jwt": """\
+        authentication:
+          example:
+            authenticators:
+              tokens:
+                type: jwt
+                cert_url: https://login.example.org/realms/data/protocol/openid-connect/certs
+                issuer: https://login.example.org/realms/data
+                client_id: polytope
+                audience: [polytope]""",
+    "authentication.openid_offline_access": """\
+        authentication:
+          example:
+            authenticators:
+              keys:
+                type: openid_offline_access
+                iam_url: https://login.example.org
+                iam_realm: data
+                cert_url: https://login.example.org/realms/data/protocol/openid-connect/certs
+                public_client_id: polytope
+                private_client_id: polytope-server
+                private_client_secret: ${CLIENT_SECRET}
+                jwt_aud: polytope
+                jwt_iss: https://login.example.org/realms/data""",
+    "authentication.keycloak": """\
+        authentication:
+          example:
+            authenticators:
+              passwords:
+                type: keycloak
+                url: https://login.example.org
+                keycloak_realm: data
+                client_id: polytope-server
+                client_secret: ${CLIENT_SECRET}
+                attributes: {ecmwf-email: email}""",
+    "authentication.federation": """\
+        authentication:
+          partner:
+            authenticators:
+              peer: {type: federation, secret: "${PARTNER_SECRET}", allowed-realms: [partner]}""",
+    "authentication.auth-o-tron": """\
+        authentication:
+          auth-o-tron: {url: https://auth.example.org, secret: "${AUTH_SECRET}"}""",
     "authentication.plain": """\
         authentication:
           example:
@@ -75,6 +154,18 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 type: plain
                 roles: {operator: [alice], researcher: [alice, bob]}
                 user-attributes: {"a*": {site: reading}}""",
+    "authorization.ldap": """\
+        authentication:
+          example:
+            authorizers:
+              directory:
+                type: ldap
+                url: ldaps://directory.example.org
+                search_base: DC=example,DC=org
+                filter: OU=Polytope
+                bind_dn: CN=polytope,OU=Service Accounts,DC=example,DC=org
+                ldap_password: "${LDAP_PASSWORD}"
+                uid_attribute: sAMAccountName""",
     "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",
     "datasource": """\
@@ -148,6 +239,7 @@ def _sections(whole: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
         found = _referred(part, definitions)
         if found and name not in _BACKENDS:
             yield name, found
+    yield "federation", definitions["PeerSection"]
     for group in _BACKENDS:
         if group == "authentication":
             yield group, definitions["RealmSection"]

@@ -27,6 +27,7 @@ def describe(place: Place) -> Iterator[tuple[str, str]]:
         f"{summary.results}, {summary.result_bytes} bytes; staging: {place.staging.name}",
     )
     yield "usage", _usage_text(place.usage.path, summary)
+    yield "API keys", str(summary.keys)
     yield "in use", "by a running server" if place.is_in_use() else "by no server that can be seen"
 
 

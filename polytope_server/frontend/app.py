@@ -13,7 +13,7 @@ from polytope_server.caching import Cache
 from polytope_server.config.model import FrontendSection
 from polytope_server.frontend import errors
 from polytope_server.frontend.answers import json_bytes
-from polytope_server.frontend.links import Links
+from polytope_server.frontend.links import Links, Signer
 from polytope_server.frontend.middleware import (
     EXPOSED_HEADERS,
     Authentication,
@@ -25,11 +25,12 @@ from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.polling import Reader, Watcher
 from polytope_server.frontend.resources.documentation import Document, Page, PageFile
 from polytope_server.frontend.resources.downloads import Downloads
+from polytope_server.frontend.resources.keys import Key, Keys
 from polytope_server.frontend.resources.listing import Listing
 from polytope_server.frontend.resources.requests import AllRequests, Polls, Requests
 from polytope_server.frontend.resources.system import Healthz, Readyz, Test
 from polytope_server.frontend.resources.uploads import Uploads
-from polytope_server.frontend.resources.user import Collections, Keys, UserResource
+from polytope_server.frontend.resources.user import Collections, UserResource
 from polytope_server.frontend.revocation import Revoke
 from polytope_server.frontend.submission import Submit
 from polytope_server.frontend.threads import Threads
@@ -40,7 +41,6 @@ from polytope_server.observability.tracing import NO_TRACES, Traces
 from polytope_server.queue import Queue
 from polytope_server.reloading import Current
 from polytope_server.request_store import RequestStore
-from polytope_server.signatures import SignedLinks
 from polytope_server.staging import Staging
 
 Application: TypeAlias = App[Request, Response]
@@ -60,7 +60,7 @@ class Services:
     cache: Cache
     policy: Current[Policy]
     metrics: Metrics
-    signing_key: bytes
+    signer: Signer
     traces: Traces = NO_TRACES
 
 
@@ -96,7 +96,7 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     reader = Reader(store, store_threads)
     watcher = Watcher(reader, queue)
     links = Links(
-        signer=SignedLinks(services.signing_key),
+        signer=services.signer,
         staging=staging,
         urls=urls,
         expiry_s=settings.download_expiry,
@@ -115,7 +115,8 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
             "queue": queue.ping,
             "staging": staging.ping,
             "caching": services.cache.ping,
-        }
+        },
+        dispensable={"caching"},  # without it, logins are slower
     )
     downloads = Downloads(
         reader=reader,
@@ -163,7 +164,19 @@ def create_app(services: Services, settings: FrontendSection, urls: PublicUrls) 
     app.add_route(f"{API}/test", Test())
     app.add_route(f"{API}/user", UserResource(store, store_threads))
     app.add_route(f"{API}/collections", Collections())
-    app.add_route(f"{API}/auth/keys", Keys())
+    app.add_route(
+        f"{API}/auth/keys",
+        Keys(
+            store=store,
+            authentication=authentication,
+            threads=store_threads,
+            metrics=services.metrics,
+        ),
+    )
+    app.add_route(
+        f"{API}/auth/keys/{{key_id}}",
+        Key(store=store, threads=store_threads, metrics=services.metrics),
+    )
     app.add_route(f"{API}/requests", AllRequests(listing))
     app.add_route(
         f"{API}/requests/{{name}}",

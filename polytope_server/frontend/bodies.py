@@ -1,8 +1,9 @@
 """Reading request bodies: bounded, whole or refused."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Final
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
 
 from falcon import MEDIA_JSON
 from falcon.asgi import Request
@@ -66,3 +67,41 @@ async def chunks(req: Request, *, max_bytes: int, chunk_bytes: int) -> AsyncIter
         raise InvalidRequest(f"The body was cut off: {received} of {announced} bytes arrived.")
     if piece:
         yield piece
+
+
+def json_object(body: bytes) -> Mapping[str, Any]:
+    """Raises: InvalidRequest: the body is no JSON object, or has a key twice."""
+    try:
+        value = json.loads(
+            body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique
+        )
+    except UnicodeDecodeError as exc:
+        raise InvalidRequest("The request body is not UTF-8 text.") from exc
+    except RecursionError as exc:
+        raise InvalidRequest("The request body is nested too deeply.") from exc
+    except ValueError as exc:
+        place = f" (line {exc.lineno})" if isinstance(exc, json.JSONDecodeError) else ""
+        raise InvalidRequest(f"The request body is not valid JSON{place}.") from exc
+    if not isinstance(value, Mapping):
+        raise InvalidRequest("The request body must be a JSON object.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    """An object whose keys are told apart: nobody could say which of two values was meant."""
+    value: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in value:
+            raise InvalidRequest(f"The key {short(name)} is given more than once.")
+        value[name] = item
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def short(value: object) -> str:
+    """A value as JSON, for a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

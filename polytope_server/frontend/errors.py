@@ -13,6 +13,7 @@ from polytope_server.errors import (
     CollectionNotFound,
     Conflict,
     InvalidRequest,
+    KeyNotFound,
     LimitReached,
     NotAuthenticated,
     NotAuthorized,
@@ -34,6 +35,7 @@ STATUS: Final[Mapping[type[UserError], str]] = {
     NotAuthenticated: falcon.HTTP_401,
     NotAuthorized: falcon.HTTP_403,
     RequestNotFound: falcon.HTTP_404,  # another user's request looks the same, on purpose
+    KeyNotFound: falcon.HTTP_404,  # as above
     CollectionNotFound: falcon.HTTP_404,
     PageNotFound: falcon.HTTP_404,
     ResultNotFound: falcon.HTTP_404,

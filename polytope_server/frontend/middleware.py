@@ -125,6 +125,22 @@ class Authentication:
         req.context.user = user
         bind_context(user=user.username)
 
+    async def identify_for_key(self, req: Request, resp: Response) -> User:
+        """Who sends this, for whom an API key may be made; see `Identity.identify_for_key`.
+
+        After `identify`, which has kept those who guess waiting.
+        """
+        identity = req.context.policy.identity
+        try:
+            return await self._login_threads.run(
+                identity.identify_for_key,
+                req.get_header("Authorization"),
+                address=address(req, proxy_support=self._proxy_support),
+            )
+        except NotAuthenticated:
+            resp.set_header("WWW-Authenticate", identity.challenges())
+            raise
+
     async def _asked(self, req: Request, identity: Identity, authorization: str | None) -> User:
         where = address(req, proxy_support=self._proxy_support)
         if identity.is_proven(authorization):

@@ -2,17 +2,19 @@
 
 import functools
 import logging
-import secrets
 import socket
 from collections.abc import Sequence
 from typing import Any
 
 from polytope_server.asgi_server import listen_patiently, serve
 from polytope_server.authentication.identity import Identity
+from polytope_server.authentication.sealed import Secret
 from polytope_server.caching import Cache
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Choice, Config
+from polytope_server.config.realms import realms
 from polytope_server.frontend.app import Application, Services, create_app
+from polytope_server.frontend.links import SharedSecret, signer
 from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.lifecycle import Hangup, Stop, open_chosen, open_traces
@@ -57,11 +59,12 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
 
         store: RequestStore = opened("request_store", config.request_store)
         cache: Cache = opened("caching", config.caching)
+        secret = _secret(config, store, stop)
         reload = Reload(
             files,
             hangup,
             ours.config,
-            _policy(cache, metrics),
+            _policy(cache, store, metrics, secret=secret),
             process=FRONTEND,
             looks=False,
             caution=logging.DEBUG,
@@ -73,7 +76,7 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             cache=cache,
             policy=reload.current,
             metrics=metrics,
-            signing_key=_signing_key(config, store),
+            signer=signer(secret),
             traces=open_traces(config.tracing, process=FRONTEND),
         )
         reload.start()
@@ -96,19 +99,35 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
         )
 
 
-def _policy(cache: Cache, metrics: Metrics | None = None) -> Build[Policy]:
+def _policy(
+    cache: Cache,
+    store: RequestStore | None = None,
+    metrics: Metrics | None = None,
+    *,
+    secret: Secret | None = None,
+) -> Build[Policy]:
     def build(snapshot: Snapshot, before: Policy | None) -> Policy:
-        realms = snapshot.config.authentication
+        api_keys = snapshot.config.api_keys
         identity = Identity.build(
-            realms, cache, before=before.identity if before else None, metrics=metrics
+            realms(snapshot.config),
+            cache,
+            before=before.identity if before else None,
+            metrics=metrics,
+            keys=store if api_keys.enabled else None,
+            secret=secret,
         )
-        return Policy(identity=identity, collections=snapshot.collections)
+        return Policy(identity=identity, collections=snapshot.collections, api_keys=api_keys)
 
     return build
 
 
-def _signing_key(config: Config, store: RequestStore) -> bytes:
-    """The configured key of download links, or the one that all frontends of this store share."""
-    if config.frontend.signing_key is not None:
-        return config.frontend.signing_key.get_secret_value().encode()
-    return store.shared_secret("download links", secrets.token_urlsafe(32)).encode()
+def _secret(config: Config, store: RequestStore, stop: Stop) -> Secret:
+    """The configured key of download links, or the one that all frontends of this store share.
+
+    Besides links it signs what frontends with a shared cache tell each other.
+    """
+    key = config.frontend.signing_key
+    if key is None:
+        return SharedSecret(store, stop=stop)
+    secret = key.get_secret_value().encode()
+    return lambda: secret

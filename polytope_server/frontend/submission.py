@@ -16,6 +16,7 @@ from polytope_server.errors import (
     InvalidRequest,
     NotAuthorized,
 )
+from polytope_server.frontend.bodies import json_object, short
 from polytope_server.language.text import parse
 from polytope_server.observability.metrics import Metrics
 from polytope_server.observability.tracing import Span, Traces, about
@@ -50,14 +51,14 @@ class Submission:
     @classmethod
     def from_body(cls, body: bytes) -> "Submission":
         """Raises: InvalidRequest."""
-        fields = _json_object(body)
+        fields = json_object(body)
         verb = fields.get("verb")
         if verb not in ("retrieve", "archive"):
-            said = "no 'verb'" if verb is None else f"the verb {_short(verb)}"
+            said = "no 'verb'" if verb is None else f"the verb {short(verb)}"
             raise InvalidRequest(f"The request body has {said}; use retrieve or archive.")
         request = fields.get("request")
         if not isinstance(request, str | Mapping) or not request:
-            said = "no 'request'" if request is None else f"a 'request' that is {_short(request)}"
+            said = "no 'request'" if request is None else f"a 'request' that is {short(request)}"
             raise InvalidRequest(
                 f"The request body has {said}; it must be a text or an object, and not empty."
             )
@@ -75,7 +76,7 @@ def usable(collections: Mapping[str, Collection], user: User, name: str) -> Coll
     """
     collection = collections.get(name)
     if collection is None:
-        raise CollectionNotFound(f"Collection {_short(name)} not found")
+        raise CollectionNotFound(f"Collection {short(name)} not found")
     if not collection.may_use(user):
         raise NotAuthorized(f"User {user.username} may not use collection {name}.")
     return collection
@@ -181,39 +182,3 @@ class Submit:
             self._ask_again_at = time.monotonic() + _ROOM_S
         if self._free is not None and self._free < self._min_free:
             raise BackendUnavailable(f"staging has only {self._free} bytes left")
-
-
-def _json_object(body: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(
-            body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique
-        )
-    except UnicodeDecodeError as exc:
-        raise InvalidRequest("The request body is not UTF-8 text.") from exc
-    except RecursionError as exc:
-        raise InvalidRequest("The request body is nested too deeply.") from exc
-    except ValueError as exc:
-        place = f" (line {exc.lineno})" if isinstance(exc, json.JSONDecodeError) else ""
-        raise InvalidRequest(f"The request body is not valid JSON{place}.") from exc
-    if not isinstance(value, Mapping):
-        raise InvalidRequest("The request body must be a JSON object with 'verb' and 'request'.")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    """An object whose keys are told apart: nobody could say which of two values was meant."""
-    value: dict[str, Any] = {}
-    for name, item in pairs:
-        if name in value:
-            raise InvalidRequest(f"The key {_short(name)} is given more than once.")
-        value[name] = item
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -156,6 +156,12 @@ _TABLE: Final = (
         frozenset({FRONTEND}),
     ),
     _counter(
+        "polytope_api_keys_total",
+        "API keys that users made or revoked",
+        frozenset({FRONTEND}),
+        "event",
+    ),
+    _counter(
         "polytope_store_sent_bytes_total",
         "Bytes of objects that the object store sent",
         frozenset({STORE}),

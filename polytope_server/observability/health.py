@@ -7,7 +7,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
@@ -36,7 +36,7 @@ class Rendered(Protocol):
 
 
 class Report(NamedTuple):
-    """Whether all is there, and what is and is not: names and states only, open to everybody."""
+    """Whether all that is needed is there, and what is and is not: names and states, open to everybody."""
 
     ready: bool
     states: Mapping[str, str]
@@ -84,17 +84,23 @@ class _Probe:
 
 
 class Readiness:
-    """All checks of a process. Safe between threads; callers share one round of checks."""
+    """All checks of a process. Safe between threads; callers share one round of checks.
+
+    Args:
+        dispensable: names of those whose absence is told, but without whom the process does its work.
+    """
 
     def __init__(
         self,
         checks: Checks,
         *,
+        dispensable: Collection[str] = (),
         timeout_s: float = 2.0,
         remembered_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._probes = {name: _Probe(name, check) for name, check in checks.items()}
+        self._dispensable = dispensable
         self._timeout_s = timeout_s
         self._remembered_s = remembered_s
         self._clock = clock
@@ -114,7 +120,9 @@ class Readiness:
                 for name, probe in self._probes.items()
             }
             report = Report(
-                ready=all(state == OK for state in states.values()),
+                ready=all(
+                    state == OK for name, state in states.items() if name not in self._dispensable
+                ),
                 states=MappingProxyType(states),
             )
             self._last = (self._clock(), report)

@@ -51,6 +51,7 @@ class Metrics:
         self._http_s = self._histogram("polytope_http_request_duration_seconds")
         self._downloaded_bytes = self._counter("polytope_downloaded_bytes_total")
         self._uploaded_bytes = self._counter("polytope_uploaded_bytes_total")
+        self._api_keys = self._counter("polytope_api_keys_total")
         self._sent_bytes = self._counter("polytope_store_sent_bytes_total")
         self._received_bytes = self._counter("polytope_store_received_bytes_total")
         self._broker_active = self._gauge("polytope_broker_active")
@@ -170,6 +171,10 @@ class Metrics:
     def received(self, size_bytes: int) -> None:
         """So many more bytes came to the object store."""
         self._received_bytes.inc(size_bytes)
+
+    def api_key(self, event: str) -> None:
+        """A user has ``made`` or ``revoked`` an API key."""
+        self._api_keys.labels(event).inc()
 
     # --- broker
 

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol, Self
 
 from polytope_server.audit import AuditEntry
 from polytope_server.request import DataObject, Lease, Request, Status, Step, Verb
@@ -110,6 +111,54 @@ class Usage:
     @property
     def key(self) -> UsageKey:
         return (self.finished_at, self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """What is kept of a key that a user logs in with: everything but the key.
+
+    `digest` is what a key is found by; see `authentication.api_keys`. `user` is who made it, with the role
+    that everybody has and with no attribute that is secret. `name` is the user's own word for it, and `hint`
+    the last characters of the key; either may be empty. `created_at` and `expires_at` are the store's to set.
+    """
+
+    id: str
+    digest: str = field(repr=False)
+    user: User
+    name: str = ""
+    hint: str = ""
+    created_at: float = 0.0
+    expires_at: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it; `user` without roles, for they are found out anew at each login."""
+        return {
+            "id": self.id,
+            "digest": self.digest,
+            "user": {
+                "username": self.user.username,
+                "realm": self.user.realm,
+                "attributes": dict(self.user.attributes),
+            },
+            "name": self.name,
+            "hint": self.hint,
+            "created_at": self.created_at,
+            "expires_at": self.expires_at,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        user = value["user"]
+        return cls(
+            **{
+                **value,
+                "user": User(
+                    username=user["username"],
+                    realm=user["realm"],
+                    attributes=MappingProxyType(dict(user["attributes"])),
+                ),
+            }
+        )
 
 
 class RequestStore(Protocol):
@@ -384,6 +433,41 @@ class RequestStore(Protocol):
 
     def usage_count(self) -> int:
         """How many records of use are kept. May be approximate."""
+
+    # --- API keys
+
+    def add_key(self, key: ApiKey, *, lifetime_s: float, max_keys: int) -> ApiKey:
+        """Keep a new key, which expires so long after now, and return it as it will be found.
+
+        Keys of anybody that have expired may be forgotten on the way. Ids and digests are unique: the caller
+        has just made them at random.
+
+        Raises:
+            LimitReached: the user has `max_keys` keys that have not expired. Nothing was written.
+        """
+
+    def key(self, digest: str) -> ApiKey | None:
+        """The key with that digest; None if there is none, or it has expired by the store's clock.
+
+        Never out of a replica that may be behind: a key that was removed is not found any more.
+        """
+
+    def keys_of(self, user_id: str) -> Sequence[ApiKey]:
+        """A user's keys that have not expired, by time of creation, then id."""
+
+    def all_keys(self, *, after: str = "", limit: int = 500) -> Sequence[ApiKey]:
+        """Everybody's keys that have not expired, in order of id, after an id."""
+
+    def remove_key(
+        self, key_id: str, *, user_id: str | None = None, audit: AuditEntry | None = None
+    ) -> ApiKey:
+        """Forget a key, and return what it was. With `user_id`, only if it is this user's.
+
+        The entry is kept as by `apply`.
+
+        Raises:
+            KeyNotFound: it is gone, has expired, or is somebody else's.
+        """
 
     # --- shared secrets of one deployment
 

@@ -44,13 +44,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What a file holds: its version, requests by status, results, and records of use."""
+    """What a file holds: its version, requests by status, results, records of use, and API keys."""
 
     version: int
     requests: Mapping[str, int]
     results: int
     result_bytes: int
     usage: int
+    keys: int
+    """API keys, with those that have expired and are not forgotten yet."""
 
 
 class Live:
@@ -284,15 +286,21 @@ def _summary(db: sqlite3.Connection) -> Summary:
         "SELECT count(*), coalesce(sum(json_extract(result, '$.size_bytes')), 0) FROM requests"
         " WHERE status = 'processed' AND result IS NOT NULL"
     ).fetchone()
-    has_usage = db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'usage'").fetchone()
-    usage = db.execute("SELECT count(*) FROM usage").fetchone()[0] if has_usage else 0
     return Summary(
         version=version,
         requests=dict(sorted((status, count) for status, count in counts)),
         results=results,
         result_bytes=result_bytes,
-        usage=usage,
+        usage=_count(db, "usage"),
+        keys=_count(db, "api_keys"),
     )
+
+
+def _count(db: sqlite3.Connection, table: str) -> int:
+    """Rows of a table that files of older versions do not have."""
+    if not db.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone():
+        return 0
+    return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 def _row(db: sqlite3.Connection, request_id: str) -> sqlite3.Row | None:

@@ -12,10 +12,11 @@ from typing import Any
 
 from polytope_server.audit import AuditEntry
 from polytope_server.config.embedded import SqliteStoreSection
-from polytope_server.errors import LimitReached, RequestNotFound, StepLost
+from polytope_server.errors import KeyNotFound, LimitReached, RequestNotFound, StepLost
 from polytope_server.request import ACTIVE, DataObject, Lease, Request, Status, Step, Verb
 from polytope_server.request_store import (
     FORGOTTEN_AFTER_S,
+    ApiKey,
     Attendance,
     Forgotten,
     Mark,
@@ -123,7 +124,20 @@ CREATE TABLE audit (
 CREATE INDEX by_target ON audit (target, seq);
 """
 
-SCHEMA = [_REQUESTS, _USAGE_AND_OPERATIONS]
+_API_KEYS = """
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    digest TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE INDEX keys_by_user ON api_keys (user_id, created_at, id);
+CREATE INDEX keys_by_expiry ON api_keys (expires_at);
+"""
+
+SCHEMA = [_REQUESTS, _USAGE_AND_OPERATIONS, _API_KEYS]
 
 _APPLY = """
 UPDATE requests SET
@@ -782,6 +796,71 @@ class SqliteRequestStore:
         )
         return int(row["n"] or 0)
 
+    # --- API keys
+
+    def add_key(self, key: ApiKey, *, lifetime_s: float, max_keys: int) -> ApiKey:
+        now = self.now()
+        timed = replace(key, created_at=now, expires_at=now + lifetime_s)
+        made = ApiKey.from_json(timed.as_json())
+        user_id = made.user.id
+        with self._database.transaction() as db:
+            db.execute("DELETE FROM api_keys WHERE expires_at <= ?", (now,))
+            (count,) = db.execute(
+                "SELECT count(*) FROM api_keys WHERE user_id = ?", (user_id,)
+            ).fetchone()
+            if count >= max_keys:
+                raise LimitReached(
+                    f"You have {count} API keys and may have {max_keys}; revoke one that you do not need."
+                )
+            db.execute(
+                "INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    made.id,
+                    made.digest,
+                    user_id,
+                    made.created_at,
+                    made.expires_at,
+                    json.dumps(made.as_json()),
+                ),
+            )
+        return made
+
+    def key(self, digest: str) -> ApiKey | None:
+        rows = self._rows(
+            "SELECT record FROM api_keys WHERE digest = ? AND expires_at > ?", (digest, self.now())
+        )
+        return _api_key(rows[0]) if rows else None
+
+    def keys_of(self, user_id: str) -> Sequence[ApiKey]:
+        rows = self._rows(
+            "SELECT record FROM api_keys WHERE user_id = ? AND expires_at > ?"
+            " ORDER BY created_at, id",
+            (user_id, self.now()),
+        )
+        return [_api_key(row) for row in rows]
+
+    def all_keys(self, *, after: str = "", limit: int = 500) -> Sequence[ApiKey]:
+        rows = self._rows(
+            "SELECT record FROM api_keys WHERE id > ? AND +expires_at > ? ORDER BY id LIMIT ?",
+            (after, self.now(), limit),
+        )
+        return [_api_key(row) for row in rows]
+
+    def remove_key(
+        self, key_id: str, *, user_id: str | None = None, audit: AuditEntry | None = None
+    ) -> ApiKey:
+        with self._database.transaction() as db:
+            gone = db.execute(
+                "DELETE FROM api_keys WHERE id = :id AND expires_at > :now"
+                " AND (:user_id IS NULL OR user_id = :user_id) RETURNING record",
+                {"id": key_id, "now": self.now(), "user_id": user_id},
+            ).fetchone()
+            if gone is None:
+                raise KeyNotFound("There is no such API key of yours.")
+            if audit is not None:
+                self._note(db, audit)
+        return _api_key(gone)
+
     # --- shared secrets of one deployment
 
     def shared_secret(self, name: str, proposal: str) -> str:
@@ -909,6 +988,10 @@ def _usage(row: sqlite3.Row) -> Usage:
         started_at=record["started_at"],
         finished_at=row["finished_at"],
     )
+
+
+def _api_key(row: sqlite3.Row) -> ApiKey:
+    return ApiKey.from_json(json.loads(row["record"]))
 
 
 def _user(text: str) -> User:

@@ -4,24 +4,19 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 import requests
 from requests.adapters import HTTPAdapter
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    stop_after_delay,
-    wait_random_exponential,
-)
 
 from polytope_server.config.staging import ObjectStoreSection
 from polytope_server.errors import BackendUnavailable, ObjectNotFound, StorageFull
 from polytope_server.signatures import SignedLinks
 from polytope_server.staging import CHUNK_BYTES, StoredObject, checked_name
+from polytope_server.staging.patience import Away, patiently
 from polytope_server.staging.wire import (
     DOWNLOAD_NAME,
     MEDIA_TYPE,
@@ -32,13 +27,10 @@ from polytope_server.staging.wire import (
     signing_key,
 )
 
-T = TypeVar("T")
-
 _CONNECT_S: Final = 5.0
 _PATIENCE_S: Final = 2.0
 _UPLOAD_PATIENCE_S: Final = 15.0
 """Enough for the store to be started again, so that what has been sent is not lost."""
-_LONGEST_PAUSE_S: Final = 1.0
 _CONNECTIONS: Final = 64
 _LONGEST_MESSAGE: Final = 2000
 _BROKEN: Final = (
@@ -46,10 +38,6 @@ _BROKEN: Final = (
     requests.Timeout,
     requests.exceptions.ChunkedEncodingError,
 )
-
-
-class _Away(BackendUnavailable):
-    """The store did not answer, or asked for patience: worth another attempt at once."""
 
 
 class ObjectStoreStaging:
@@ -179,7 +167,7 @@ class ObjectStoreStaging:
                     allow_redirects=False,
                 )
             except _BROKEN as exc:
-                raise _Away(f"staging: the object store at {self._base} does not answer") from exc
+                raise Away(f"staging: the object store at {self._base} does not answer") from exc
             except requests.RequestException as exc:
                 raise BackendUnavailable(
                     f"staging: the object store at {self._base} cannot be used"
@@ -189,7 +177,7 @@ class ObjectStoreStaging:
             with contextlib.closing(response):
                 raise _refusal(response, path)
 
-        return _patiently(attempt, patience_s=patience_s)
+        return patiently(attempt, patience_s=patience_s)
 
 
 class RemoteUpload:
@@ -295,15 +283,6 @@ class RemoteReader:
             self._response.close()
 
 
-def _patiently(attempt: Callable[[], T], *, patience_s: float) -> T:
-    return Retrying(
-        retry=retry_if_exception_type(_Away),
-        wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_PAUSE_S),
-        stop=stop_after_delay(patience_s),
-        reraise=True,
-    )(attempt)
-
-
 def _refusal(response: requests.Response, path: str) -> Exception:
     """What the store's answer means to us."""
     said = _message(response)
@@ -313,7 +292,7 @@ def _refusal(response: requests.Response, path: str) -> Exception:
         case 507:
             return StorageFull(f"staging: the object store has no room: {said}")
         case 503 | 502 | 504:
-            return _Away(f"staging: the object store is not ready: {said}")
+            return Away(f"staging: the object store is not ready: {said}")
         case 401 | 403:
             return BackendUnavailable(
                 "staging: the object store does not accept our token; staging.polytope.token must be "

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 
 from polytope_server.audit import AuditEntry
-from polytope_server.errors import LimitReached, RequestNotFound, StepLost
+from polytope_server.errors import KeyNotFound, LimitReached, RequestNotFound, StepLost
 from polytope_server.request import (
     DataObject,
     Lease,
@@ -24,7 +24,14 @@ from polytope_server.request import (
     Verb,
     stood_since,
 )
-from polytope_server.request_store import Attendance, Mark, RequestStore, Waiting, Wanted
+from polytope_server.request_store import (
+    ApiKey,
+    Attendance,
+    Mark,
+    RequestStore,
+    Waiting,
+    Wanted,
+)
 from polytope_server.user import User
 
 JOE = User(username="joe", realm="r", roles=frozenset({"default", "staff"}))
@@ -116,6 +123,12 @@ def an_entry(
     return AuditEntry(
         command=command, target=target, user=user, sudo_user=None, host="h", reason=reason
     )
+
+
+def new_key(*, user: User = JOE, name: str = "laptop") -> ApiKey:
+    """A key as a frontend makes it."""
+    number = next(_numbers)
+    return ApiKey(id=f"key-{number:06}", digest=f"{number:064x}", user=user, name=name, hint="wxyz")
 
 
 def start_over(
@@ -1001,10 +1014,135 @@ class RequestStoreContract:
         store.forget_usage(keys)
         assert (store.usage(), store.usage_count()) == ([], 0)
 
+    # --- API keys
+
+    def test_a_key_is_found_by_its_digest_with_who_made_it_and_without_roles(
+        self, store: RequestStore, again: RequestStore
+    ) -> None:
+        user = User(
+            username="Jöe/1",
+            realm="r",
+            roles=frozenset({"default", "staff"}),
+            attributes={"site.name": "Reading", "$x": ""},
+        )
+        key = new_key(user=user)
+        before = store.now()
+        made = store.add_key(key, lifetime_s=3600, max_keys=5)
+        assert before <= made.created_at <= store.now()
+        assert made.expires_at == pytest.approx(made.created_at + 3600, abs=0.01)
+        found = again.key(key.digest)
+        assert found is not None
+        assert (found.id, found.digest, found.name, found.hint) == (
+            key.id,
+            key.digest,
+            "laptop",
+            "wxyz",
+        )
+        assert found.created_at == pytest.approx(made.created_at, abs=0.01)
+        assert found.expires_at == pytest.approx(made.expires_at, abs=0.01)
+        assert (found.user.username, found.user.realm) == ("Jöe/1", "r")
+        assert found.user.roles == {"default"}
+        assert dict(found.user.attributes) == {"site.name": "Reading", "$x": ""}
+        assert found.user.id == user.id
+        assert store.key("0" * 64) is None
+        assert store.key("") is None
+
+    def test_the_digest_is_not_shown(self) -> None:
+        key = new_key()
+        assert key.digest not in repr(key)
+
+    def test_a_users_keys_are_listed_in_order_and_nobody_elses(self, store: RequestStore) -> None:
+        same_name = User(username=JOE.username, realm="another")
+        ours = [store.add_key(new_key(), lifetime_s=60, max_keys=9) for _ in range(3)]
+        others = [
+            store.add_key(new_key(user=user), lifetime_s=60, max_keys=9)
+            for user in (ANN, same_name)
+        ]
+        assert [key.id for key in store.keys_of(JOE.id)] == [key.id for key in ours]
+        assert [key.id for key in store.keys_of(ANN.id)] == [others[0].id]
+        assert store.keys_of("nobody") == []
+
+    def test_everybodys_keys_are_listed_page_by_page(self, store: RequestStore) -> None:
+        ids = sorted(
+            store.add_key(new_key(user=user), lifetime_s=60, max_keys=9).id
+            for user in (JOE, ANN, JOE)
+        )
+        first = store.all_keys(limit=2)
+        rest = store.all_keys(after=first[-1].id, limit=2)
+        assert [key.id for key in (*first, *rest)] == ids
+        assert store.all_keys(after=ids[-1]) == []
+
+    def test_a_removed_key_is_gone_at_once_for_everybody(
+        self, store: RequestStore, again: RequestStore
+    ) -> None:
+        key, stays = (store.add_key(new_key(), lifetime_s=60, max_keys=9) for _ in range(2))
+        assert again.key(key.digest) is not None
+        assert store.remove_key(key.id).digest == key.digest
+        assert (again.key(key.digest), store.key(key.digest)) == (None, None)
+        assert [each.id for each in again.keys_of(JOE.id)] == [stays.id]
+        assert [each.id for each in again.all_keys()] == [stays.id]
+        with pytest.raises(KeyNotFound):
+            store.remove_key(key.id)
+
+    def test_anothers_key_cannot_be_removed(self, store: RequestStore) -> None:
+        key = store.add_key(new_key(), lifetime_s=60, max_keys=9)
+        with pytest.raises(KeyNotFound):
+            store.remove_key(key.id, user_id=ANN.id)
+        assert store.key(key.digest) is not None
+        assert store.remove_key(key.id, user_id=JOE.id).id == key.id
+
+    def test_an_entry_is_kept_with_the_removal_of_a_key_and_not_without(
+        self, store: RequestStore
+    ) -> None:
+        key = store.add_key(new_key(), lifetime_s=60, max_keys=9)
+        store.remove_key(key.id, audit=an_entry(key.id, command="revoke key"))
+        with pytest.raises(KeyNotFound):
+            store.remove_key(key.id, audit=an_entry(key.id, command="revoke key", reason="again"))
+        assert [(each.command, each.reason) for each in store.noted(target=key.id)] == [
+            ("revoke key", "")
+        ]
+
+    def test_a_key_that_has_expired_is_not_there(self, store: RequestStore) -> None:
+        short = store.add_key(new_key(), lifetime_s=0.3, max_keys=1)
+        assert store.key(short.digest) is not None
+        deadline = time.monotonic() + 10
+        while store.key(short.digest) is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert store.now() >= short.expires_at
+        assert store.keys_of(JOE.id) == []
+        assert store.all_keys() == []
+        with pytest.raises(KeyNotFound):
+            store.remove_key(short.id)
+        # it does not count any more either
+        assert store.add_key(new_key(), lifetime_s=60, max_keys=1).id
+
+    def test_a_user_has_no_more_keys_than_they_may(self, store: RequestStore) -> None:
+        results = _race(8, lambda _: _add_key(store, max_keys=3))
+        assert sorted(results) == [False] * 5 + [True] * 3
+        assert len(store.keys_of(JOE.id)) == 3
+        refused = new_key()
+        with pytest.raises(LimitReached, match="3"):
+            store.add_key(refused, lifetime_s=60, max_keys=3)
+        assert store.key(refused.digest) is None
+        store.add_key(new_key(user=ANN), lifetime_s=60, max_keys=3)
+        store.remove_key(store.keys_of(JOE.id)[0].id)
+        store.add_key(refused, lifetime_s=60, max_keys=3)
+
+    # --- shared secrets
+
     def test_a_shared_secret_is_made_once(self, store: RequestStore) -> None:
         secrets = _race(8, lambda number: store.shared_secret("k", f"proposal {number}"))
         assert len(set(secrets)) == 1
         assert store.shared_secret("other", "o") == "o"
+
+
+def _add_key(store: RequestStore, *, max_keys: int) -> bool:
+    try:
+        store.add_key(new_key(), lifetime_s=60, max_keys=max_keys)
+    except LimitReached:
+        return False
+    return True
 
 
 def uploaded(store: RequestStore, data: DataObject) -> Request:

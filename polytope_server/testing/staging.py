@@ -10,7 +10,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Final, ParamSpec, TypeVar
+from typing import ClassVar, Final, ParamSpec, TypeVar
 
 import pytest
 import requests
@@ -71,6 +71,9 @@ class StagingContract:
     Fixtures: `staging`, with nothing in it, and `again`, the same storage opened once more, as every
     process does for itself.
     """
+
+    links_answer_head: ClassVar[bool] = True
+    """False where a link is signed for GET alone, as of S3; clients make do with that."""
 
     def test_it_answers(self, staging: Staging) -> None:
         staging.ping()
@@ -378,7 +381,8 @@ class StagingContract:
         )
         if link is None:  # the frontend serves it
             return
-        for method, content in (("GET", data), ("HEAD", b"")):
+        methods = {"GET": data, **({"HEAD": b""} if self.links_answer_head else {})}
+        for method, content in methods.items():
             answer = requests.request(method, link, timeout=10)
             assert (answer.status_code, answer.content) == (200, content)
             assert answer.headers["Content-Type"] == MEDIA_TYPE

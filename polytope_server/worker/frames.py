@@ -5,6 +5,7 @@ order), then so many bytes. A job is answered by STARTED (a media type), any num
 then DONE or FAILED; an end of file instead means that the slot process died.
 """
 
+import itertools
 import json
 import struct
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from polytope_server.request import Verb
 from polytope_server.user import User
 
 MAX_PAYLOAD_BYTES = 1 << 20
+VALID_FOR = 3
+"""A frame's payload stays as it is until so many more have been read: one may still be worked on then."""
 _HEADER = struct.Struct("!BI")
 
 
@@ -74,28 +77,29 @@ def write_frame(
 
 
 class FrameReader:
-    """Reads frames into one buffer of `MAX_PAYLOAD_BYTES`, which it uses again for the next."""
+    """Reads frames into `VALID_FOR` + 1 buffers of `MAX_PAYLOAD_BYTES`, by turns."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._buffer = memoryview(bytearray(MAX_PAYLOAD_BYTES))
+        self._header = memoryview(bytearray(_HEADER.size))
+        size = MAX_PAYLOAD_BYTES
+        self._buffers = itertools.cycle([memoryview(bytearray(size)) for _ in range(VALID_FOR + 1)])
 
     def read(self) -> tuple[Kind, memoryview] | None:
         """The next frame, or None where the stream ends, even in the middle of one."""
-        header = self._fill(_HEADER.size)
-        if header is None:
+        if not self._fill(self._header):
             return None
-        kind, length = _HEADER.unpack(header)
+        kind, length = _HEADER.unpack(self._header)
         if length > MAX_PAYLOAD_BYTES or kind not in Kind.__members__.values():
             return None  # foreign code has written here: nothing after this can be trusted
-        payload = self._fill(length)
-        return (Kind(kind), payload) if payload is not None else None
+        payload = next(self._buffers)[:length]
+        return (Kind(kind), payload) if self._fill(payload) else None
 
-    def _fill(self, length: int) -> memoryview | None:
+    def _fill(self, buffer: memoryview) -> bool:
         got = 0
-        while got < length:
-            count = self._stream.readinto(self._buffer[got:length])  # type: ignore[attr-defined]
+        while got < len(buffer):
+            count = self._stream.readinto(buffer[got:])  # type: ignore[attr-defined]
             if not count:
-                return None
+                return False
             got += count
-        return self._buffer[:length]
+        return True

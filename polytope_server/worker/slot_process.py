@@ -97,7 +97,7 @@ class SlotProcess:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def run(self, job: Job) -> Iterator[tuple[Kind, memoryview]]:
-        """The frames that answer *job*, to DONE or FAILED. A payload is valid until the next turn.
+        """The frames that answer *job*, to DONE or FAILED. For how long payloads are valid: `VALID_FOR`.
 
         Raises:
             SlotDied: the process ended instead.

@@ -4,8 +4,9 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from io import RawIOBase
 from pathlib import Path
@@ -18,7 +19,7 @@ from polytope_server.request import (
     result_name,
 )
 from polytope_server.staging import Staging
-from polytope_server.worker.frames import Job, Kind
+from polytope_server.worker.frames import VALID_FOR, Job, Kind
 from polytope_server.worker.run import Run
 from polytope_server.worker.slot_process import SlotProcess
 
@@ -36,7 +37,7 @@ def retrieve(
     max_bytes: int,
     staged: Callable[[int], None],
 ) -> DataObject:
-    """Stage what the slot sends, hashing it on the way; holds one frame at a time.
+    """Stage what the slot sends, hashing it on the way; holds a few frames at a time.
 
     Args:
         staged: told how many bytes were written, each time.
@@ -62,8 +63,8 @@ def retrieve(
                         f"The result is larger than {max_bytes} bytes, the most that this server "
                         "hands out at once; ask for less in each request."
                     )
-                with digest.of(payload):
-                    upload.write(payload)
+                digest.add(payload)
+                upload.write(payload)
                 staged(len(payload))
             upload.commit()
     return DataObject(
@@ -72,11 +73,12 @@ def retrieve(
 
 
 class _Digest:
-    """SHA-256 of what passes. Large pieces are hashed in a thread beside the writing of the same bytes."""
+    """SHA-256 of what passes, taken in a thread beside the reading and writing of the next pieces."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
         self._pool: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[None]] = deque()
 
     def __enter__(self) -> "_Digest":
         return self
@@ -85,22 +87,21 @@ class _Digest:
         if self._pool is not None:
             self._pool.shutdown()
 
-    @contextlib.contextmanager
-    def of(self, payload: memoryview) -> Iterator[None]:
-        """Hash *payload*, which must stay as it is meanwhile; done when this is left."""
-        if len(payload) < _LARGE_BYTES:
-            self._digest.update(payload)
-            yield
-            return
+    def add(self, payload: memoryview) -> None:
+        """Hash *payload*, which must stay as it is until `VALID_FOR` - 1 more have been added."""
         if self._pool is None:
+            if len(payload) < _LARGE_BYTES:
+                self._digest.update(payload)
+                return
             self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="digest")
-        hashed = self._pool.submit(self._digest.update, payload)
-        try:
-            yield
-        finally:
-            hashed.result()
+        self._pending.append(self._pool.submit(self._digest.update, payload))
+        if len(self._pending) >= VALID_FOR:
+            self._pending.popleft().result()
 
     def hexdigest(self) -> str:
+        """Of all that was added."""
+        while self._pending:
+            self._pending.popleft().result()
         return self._digest.hexdigest()
 
 

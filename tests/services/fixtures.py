@@ -19,6 +19,13 @@ S = TypeVar("S", bound=Server)
 SERVERS: Final = {
     "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
+    "memcached": "services.memcached:Memcached",
+    "mongodb": "services.mongodb:MongoDb",
+    "slapd": "services.slapd:Slapd",
+    "oidc": "services.oidc:OidcProvider",
+    "radosgw": "services.radosgw:RadosGw",
+    "seaweedfs": "services.seaweedfs:SeaweedFs",
+    "moto": "services.moto:Moto",
 }
 """Name of the fixture to the class."""
 
@@ -26,14 +33,20 @@ SERVERS: Final = {
 @contextlib.contextmanager
 def started(kind: type[S], **options: Any) -> Iterator[S]:
     """A server of the test's own. One that is not installed skips the test, or fails it in CI."""
+    must_be_installed(kind)
+    with kind(**options) as server:
+        yield server
+
+
+def must_be_installed(*kinds: type[Server]) -> None:
+    """Skip the test if one of them is not, or fail it in CI."""
     try:
-        kind.check()
+        for kind in kinds:
+            kind.check()
     except Missing as exc:
         if os.environ.get("CI") == "true":
             pytest.fail(str(exc), pytrace=False)
         pytest.skip(str(exc))
-    with kind(**options) as server:
-        yield server
 
 
 def _fixture(name: str, path: str) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
+from polytope_server.config.api_keys import ApiKeysSection
 from polytope_server.config.model import FrontendSection
 from polytope_server.frontend.openapi.paths import TAGS, Paths
 from polytope_server.frontend.openapi.responses import Responses
@@ -55,12 +56,14 @@ def document(
     schemes: Sequence[str],
     servers: Sequence[Mapping[str, str]],
     page_files: Mapping[str, str],
+    api_keys: ApiKeysSection,
 ) -> dict[str, Any]:
     """The document about a server with these settings.
 
     Args:
         schemes: of the Authorization header, as they are accepted.
         servers: url and description of where this server is; the first is the one to try.
+        api_keys: whether users may make keys, and for how long.
         page_files: what the page at ``/`` is made of: name to media type.
     """
     cors = settings.allow_origin is not None
@@ -71,6 +74,7 @@ def document(
         responses,
         security=[{scheme: []} for scheme in security],
         page_files=page_files,
+        api_keys=api_keys,
     )
     origin = "anywhere" if settings.allow_origin == "*" else settings.allow_origin
     return {

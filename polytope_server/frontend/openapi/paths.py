@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from polytope_server.config.api_keys import ApiKeysSection
 from polytope_server.config.model import FrontendSection
+from polytope_server.config.section import duration_text
 from polytope_server.errors import (
     BodyTooLarge,
     CollectionNotFound,
     Conflict,
     InvalidRequest,
+    KeyNotFound,
     LimitReached,
     NotAuthenticated,
     NotAuthorized,
@@ -18,9 +21,11 @@ from polytope_server.errors import (
     ResultGone,
     ResultNotFound,
     UnsupportedMediaType,
+    UserError,
 )
 from polytope_server.frontend.openapi.responses import JSON, Responses
 from polytope_server.frontend.openapi.schemas import EXAMPLE_ID, EXAMPLE_REQUEST, Json, ref
+from polytope_server.frontend.resources.keys import NAME_LENGTH
 from polytope_server.frontend.submission import KEY_LENGTH
 from polytope_server.frontend.urls import API
 from polytope_server.request import BINARY, EXTENSIONS, GRIB
@@ -81,9 +86,11 @@ class Paths:
         *,
         security: Sequence[Json],
         page_files: Mapping[str, str],
+        api_keys: ApiKeysSection,
     ) -> None:
         self._settings, self._responses = settings, responses
         self._security, self._page_files = security, page_files
+        self._api_keys = api_keys
 
     def all(self) -> Json:
         """Path to operations, HEAD and OPTIONS included."""
@@ -119,7 +126,14 @@ class Paths:
             },
             f"{API}/user": {"get": self._user()},
             f"{API}/collections": {"get": self._collections()},
-            f"{API}/auth/keys": {"post": self._keys()},
+            f"{API}/auth/keys": {"post": self._login(), "get": self._keys()},
+            f"{API}/auth/keys/{{key_id}}": {
+                "parameters": [
+                    _path_parameter("key_id", "The id of a key, as it is listed.", EXAMPLE_ID)
+                ],
+                "get": self._key(),
+                "delete": self._revoke_key(),
+            },
             f"{API}/test": {"get": self._test()},
             "/healthz": {"get": self._healthz()},
             "/readyz": {"get": self._readyz()},
@@ -483,15 +497,115 @@ class Paths:
             },
         }
 
-    def _keys(self) -> Json:
+    def _login(self) -> Json:
+        say, longest_s = self._responses, self._api_keys.lifetime
         return {
             "operationId": "login",
             "tags": ["Account"],
-            "summary": "API keys: this server gives out none",
-            "description": "What `polytope login` calls. Use the credentials of your account.",
+            "summary": "Make an API key",
+            "description": (
+                "What `polytope login` calls. The key is good for all calls but this one, as `Bearer KEY`, "
+                "until it expires or is revoked; it is told only once. It acts for you, with the roles that "
+                "you have at the time of each call.\n\n"
+                "```sh\n"
+                'curl --user NAME:PASSWORD --json \'{"name": "laptop"}\' '
+                f".../{API.strip('/')}/auth/keys\n"
+                "```"
+            ),
             "security": self._security,
-            "responses": self._responses.errors(NotAuthenticated, NotSupported),
+            "requestBody": {
+                "required": False,
+                "description": "May be left out.",
+                "content": {
+                    JSON: {
+                        "schema": {
+                            "type": "object",
+                            "description": "What the key is to be like. Other keys are ignored.",
+                            "properties": {
+                                "name": {
+                                    "type": "string",
+                                    "maxLength": NAME_LENGTH,
+                                    "description": "By which you recognise it; printable characters.",
+                                },
+                                "expires_in": {
+                                    "type": ["string", "number"],
+                                    "minLength": 1,
+                                    "minimum": 1,
+                                    "maximum": longest_s,
+                                    "description": "Seconds, or a duration such as `12h` or `1d12h`; at "
+                                    f"most {duration_text(longest_s)}, which it is if left out.",
+                                },
+                            },
+                        },
+                        "example": {"name": "laptop", "expires_in": "12h"},
+                    }
+                },
+            },
+            "responses": self._with_keys(
+                {"200": say.json("The key.", "NewApiKey")},
+                NotAuthenticated,
+                NotAuthorized,
+                InvalidRequest,
+                LimitReached,
+                UnsupportedMediaType,
+                BodyTooLarge,
+                status_400=f"A user may have {self._api_keys.max_per_user} keys at once.",
+                status_403="An API key cannot make another one, and servers that speak for others cannot.",
+            ),
         }
+
+    def _keys(self) -> Json:
+        return {
+            "operationId": "listKeys",
+            "tags": ["Account"],
+            "summary": "Your API keys",
+            "description": "Those that have not expired. The keys themselves cannot be had again.",
+            "security": self._security,
+            "responses": self._with_keys(
+                {"200": self._responses.json("The oldest first.", "ApiKeys")}, NotAuthenticated
+            ),
+        }
+
+    def _key(self) -> Json:
+        return {
+            "operationId": "key",
+            "tags": ["Account"],
+            "summary": "One of your API keys",
+            "security": self._security,
+            "responses": self._with_keys(
+                {"200": self._responses.json("The key, without the key.", "ApiKey")},
+                NotAuthenticated,
+                KeyNotFound,
+            ),
+        }
+
+    def _revoke_key(self) -> Json:
+        return {
+            "operationId": "revokeKey",
+            "tags": ["Account"],
+            "summary": "Revoke one of your API keys",
+            "description": "Nobody can log in with it from then on, or within two seconds.",
+            "security": self._security,
+            "responses": self._with_keys(
+                {
+                    "200": self._responses.json(
+                        "Revoked.",
+                        "Message",
+                        example={"message": f"Successfully revoked the API key {EXAMPLE_ID}"},
+                    )
+                },
+                NotAuthenticated,
+                KeyNotFound,
+            ),
+        }
+
+    def _with_keys(self, done: Json, *errors: type[UserError], **more: str) -> Json:
+        """The answers where API keys are given out; where none are, all of them are one."""
+        if self._api_keys.enabled:
+            return {**done, **self._responses.errors(*errors, **more)}
+        return self._responses.errors(
+            NotAuthenticated, NotSupported, status_501="It gives out no API keys."
+        )
 
     # --- Health
 
@@ -532,7 +646,7 @@ class Paths:
             "description": "For those who send it calls only if it does.",
             "security": [],
             "responses": {
-                "200": say.json("All of it.", "States"),
+                "200": say.json("All of it that is needed; `caching` may be away.", "States"),
                 "500": say.internal_error(),
                 "503": say.json(
                     "Not all of it.",

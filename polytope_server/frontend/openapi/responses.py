@@ -9,6 +9,7 @@ from polytope_server.errors import (
     CollectionNotFound,
     Conflict,
     InvalidRequest,
+    KeyNotFound,
     LimitReached,
     NotAuthenticated,
     NotAuthorized,
@@ -47,6 +48,10 @@ WHEN: Final[Mapping[type[UserError], tuple[str, str]]] = {
     RequestNotFound: (
         "There is no such request, or it is somebody else's; both look the same.",
         f"Request {EXAMPLE_ID} not found",
+    ),
+    KeyNotFound: (
+        "There is no such API key, or it is somebody else's; both look the same.",
+        "There is no such API key of yours.",
     ),
     CollectionNotFound: (
         "There is no collection of that name.",

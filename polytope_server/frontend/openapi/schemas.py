@@ -233,6 +233,33 @@ SCHEMAS: Final[Mapping[str, Json]] = {
         {"live requests": _text("How many requests of yours are stored.", pattern="^[0-9]+$")},
         example={"live requests": "3"},
     ),
+    "NewApiKey": _object(
+        "A key that has just been made.",
+        {
+            "key": _text("The key. It is not told again.", pattern="^polytope_[0-9A-Za-z]{49}$"),
+            "expires": _text("When it expires, in UTC.", format="date-time"),
+            "id": _text("By which it is revoked.", format="uuid"),
+        },
+        example={
+            "key": "polytope_" + "0" * 49,
+            "expires": "2026-12-24T18:30:00Z",
+            "id": EXAMPLE_ID,
+        },
+    ),
+    "ApiKey": _object(
+        "A key, without the key.",
+        {
+            "id": _text("By which it is revoked.", format="uuid"),
+            "name": _text("As you called it; may be empty."),
+            "ends_with": _text("The last characters of the key."),
+            "created": _text("When it was made, in UTC.", format="date-time"),
+            "expires": _text("When it expires, in UTC.", format="date-time"),
+        },
+    ),
+    "ApiKeys": _object(
+        "Your keys.",
+        {"message": {"type": "array", "items": ref("ApiKey")}},
+    ),
     "States": {
         "type": "object",
         "description": "The back-ends by name; names and states, nothing else.",

@@ -99,8 +99,12 @@ class Document:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         resp.content_type = MEDIA_JSON
-        schemes = req.context.policy.identity.schemes
-        resp.media = self._document(schemes=schemes, servers=self._servers(req))
+        policy = req.context.policy
+        resp.media = self._document(
+            schemes=policy.identity.schemes,
+            servers=self._servers(req),
+            api_keys=policy.api_keys,
+        )
 
     on_head = on_get
 

@@ -1,8 +1,7 @@
-"""Who one is, what one may use, and keys."""
+"""Who one is, and what one may use."""
 
 from falcon.asgi import Request, Response
 
-from polytope_server.errors import NotSupported
 from polytope_server.frontend.threads import Threads
 from polytope_server.request_store import RequestStore
 
@@ -33,12 +32,3 @@ class Collections:
         }
 
     on_head = on_get
-
-
-class Keys:
-    """``/api/v1/auth/keys``: this server gives out no keys."""
-
-    async def on_post(self, _req: Request, _resp: Response) -> None:
-        raise NotSupported(
-            "This server gives out no API keys; use the credentials of your account."
-        )

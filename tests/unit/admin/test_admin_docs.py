@@ -9,10 +9,12 @@ from admin_command_line import CommandLine
 
 from polytope_server.admin.deployment import Deployment
 from polytope_server.request import Status
+from polytope_server.request_store import ApiKey
 from polytope_server.testing.request_store import enqueue, finish, new_request, start
 from polytope_server.user import User
 
 PAGE = Path(__file__).parents[3] / "docs" / "admin.md"
+KEY_ID = "6c1e1e0c-5a5e-4b1c-8b53-1f0a4c0f8a11"
 WORKER = "node7-25874-d8624baa"
 IDS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -34,6 +36,8 @@ def test_the_examples_run_and_print_what_is_shown(run: CommandLine, deployment: 
     datasource = {"datasources": ["echo"], "roles": ["default"]}
     run.configure({"collections": {"forecasts": datasource, "era5": datasource}})
     bob = User(username="bob", realm="example")
+    key = ApiKey(id=KEY_ID, digest="0" * 64, user=bob, name="laptop", hint="4fQx")
+    store.add_key(key, lifetime_s=90 * 86400, max_keys=1)
     for number, request_id in enumerate(dict.fromkeys(IDS.findall(PAGE.read_text()))):
         request = new_request(user=bob, request_id=request_id, collection="forecasts")
         (start if number == 0 else enqueue)(store, store.add(request))

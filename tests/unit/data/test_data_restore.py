@@ -25,7 +25,7 @@ from polytope_server.request import Status
 from polytope_server.request_store.sqlite import SCHEMA
 from polytope_server.sqlite import Database
 from polytope_server.standalone import hold
-from polytope_server.testing.request_store import enqueue, finish, new_request, start
+from polytope_server.testing.request_store import enqueue, finish, new_key, new_request, start
 from polytope_server.usage.lines import line
 
 
@@ -82,6 +82,13 @@ def test_nothing_of_the_past_goes_on(tmp_path: Path, data: Data, target: Data) -
     assert [each.id for each in in_line] == [running.id, waiting.id]
     finish(target.store, start(target.store, again))
     assert [usage.id for usage in target.store.usage()] == [running.id]
+
+
+def test_api_keys_come_back(tmp_path: Path, data: Data, target: Data) -> None:
+    key = data.store.add_key(new_key(), lifetime_s=3600, max_keys=1)
+    data.back_up(tmp_path / "b")
+    restored(target, tmp_path / "b")
+    assert target.store.key(key.digest) == key
 
 
 def test_a_backup_of_the_version_before_is_restored_as_it_is_and_brought_up_to_date_later(

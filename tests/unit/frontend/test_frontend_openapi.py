@@ -11,6 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from polytope_server.authentication.identity import Identity
 from polytope_server.collection import collections_of
+from polytope_server.config.api_keys import ApiKeysSection
 from polytope_server.config.loading import load
 from polytope_server.config.model import FrontendSection
 from polytope_server.frontend.answers import record
@@ -26,18 +27,22 @@ from polytope_server.lifecycle import Stop, open_chosen
 from polytope_server.observability.metrics import Metrics
 from polytope_server.reloading import Current
 from polytope_server.request import DataObject, Request, Status, Verb
+from polytope_server.signatures import SignedLinks
 from polytope_server.standalone import configuration
 from polytope_server.user import User
 
 METHODS = {"get", "head", "post", "put", "delete", "options", "patch", "trace"}
 
 
-def described(*, schemes: tuple[str, ...] = ("Basic",), **settings: Any) -> dict[str, Any]:
+def described(
+    *, schemes: tuple[str, ...] = ("Basic",), enabled: bool = True, **settings: Any
+) -> dict[str, Any]:
     return document(
         FrontendSection.read(settings, where="frontend"),
         schemes=schemes,
         servers=[{"url": ".", "description": "here"}],
         page_files=PAGE_FILES,
+        api_keys=ApiKeysSection(enabled=enabled),
     )
 
 
@@ -68,7 +73,7 @@ def test_every_route_is_described_and_every_description_has_a_route(tmp_path: Pa
             )
         ),
         metrics=Metrics(),
-        signing_key=b"k" * 32,
+        signer=lambda: SignedLinks(b"k" * 32),
     )
     urls = PublicUrls(public_url=None, proxy_support=False, bind_to="127.0.0.1", port=5000)
     app = create_app(services, config.frontend, urls)

@@ -1,5 +1,6 @@
 """The health listener and the metrics, over real sockets."""
 
+import functools
 import http.client
 import json
 import re
@@ -224,6 +225,20 @@ def test_coming_and_going_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
 
 
 # --- metrics
+
+
+def test_what_can_be_done_without_is_told_but_does_not_count() -> None:
+    away = {"store": False, "cache": True}
+
+    def check(name: str) -> None:
+        if away[name]:
+            raise BackendUnavailable(name)
+
+    checks = {name: functools.partial(check, name) for name in away}
+    readiness = Readiness(checks, dispensable={"cache"}, remembered_s=0.0)
+    assert readiness.look() == (True, {"store": "ok", "cache": "away"})
+    away["store"] = True
+    assert readiness.look() == (False, {"store": "away", "cache": "away"})
 
 
 def test_everything_that_is_counted_is_rendered_in_the_text_format() -> None:

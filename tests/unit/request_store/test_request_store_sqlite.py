@@ -83,13 +83,14 @@ def test_a_much_newer_schema_is_refused_and_the_next_one_is_not(tmp_path: Path) 
             open_store(path).ping()
 
 
-def test_a_file_of_the_first_version_is_brought_up_to_date_with_all_its_requests(
-    tmp_path: Path,
+@pytest.mark.parametrize("version", range(1, len(SCHEMA)))
+def test_a_file_of_an_older_version_is_brought_up_to_date_with_all_its_requests(
+    tmp_path: Path, version: int
 ) -> None:
     path, new = tmp_path / "r.sqlite", tmp_path / "new.sqlite"
     request = open_store(new).add(new_request())
-    Database(path, schema=SCHEMA[:1])
-    assert schema_version(path) == 1
+    Database(path, schema=SCHEMA[:version])
+    assert schema_version(path) == version
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("ATTACH ? AS new", (str(new),))
         columns = ", ".join(row[1] for row in db.execute("PRAGMA main.table_info(requests)"))

@@ -10,13 +10,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import version_1
+import version_2
 
 from polytope_server.config.embedded import SqliteStoreSection
 from polytope_server.errors import StepLost
 from polytope_server.request import Lease, Status, Step
 from polytope_server.request_store.sqlite import SCHEMA, SqliteRequestStore
-from polytope_server.testing.request_store import finish, new_request, start
+from polytope_server.testing.request_store import finish, new_key, new_request, start
 from polytope_server.user import User
 
 ROUNDS = 25
@@ -31,11 +31,11 @@ def open_store(path: Path) -> SqliteRequestStore:
     return SqliteRequestStore(SqliteStoreSection(path=path))
 
 
-def test_the_first_version_was_what_we_take_it_for(path: Path) -> None:
-    with closing(version_1.open_file(path)) as db:
+def test_the_version_before_was_what_we_take_it_for(path: Path) -> None:
+    with closing(version_2.open_file(path)) as db:
         made = db.execute("SELECT name, sql FROM sqlite_schema").fetchall()
         other = sqlite3.connect(":memory:")
-        other.executescript(SCHEMA[0])
+        other.executescript("".join(SCHEMA[:2]))
     with closing(other):
         ours = other.execute("SELECT name, sql FROM sqlite_schema").fetchall()
     assert [tuple(row) for row in made] == ours
@@ -44,21 +44,21 @@ def test_the_first_version_was_what_we_take_it_for(path: Path) -> None:
 def test_a_process_of_the_version_before_goes_on_while_the_file_is_brought_up_to_date(
     path: Path,
 ) -> None:
-    with closing(version_1.open_file(path)) as old:
-        version_1.add(old, "begun")
-        assert version_1.apply(old, "begun", "waiting", "queued")
+    with closing(version_2.open_file(path)) as old:
+        version_2.add(old, "begun")
+        assert version_2.apply(old, "begun", "waiting", "queued")
         new = open_store(path)
-        assert version_1.apply(old, "begun", "queued", "processing")
+        assert version_2.apply(old, "begun", "queued", "processing")
         assert new.get("begun").holder == "old worker"
-        assert version_1.apply(old, "begun", "processing", "processed")
+        assert version_2.apply(old, "begun", "processing", "processed")
         (usage,) = new.usage()
         assert (usage.id, usage.user.username, usage.size_bytes) == ("begun", "old", 7)
         assert usage.finished_at == new.get("begun").modified_at
-        assert version_1.remove(old, "begun")
+        assert version_2.remove(old, "begun")
         assert new.usage() == [usage]
         # the other way round
         request = new.add(new_request())
-        assert version_1.apply(old, request.id, "waiting", "queued")
+        assert version_2.apply(old, request.id, "waiting", "queued")
         lease = Lease(holder="new worker", attempt=1)
         running = new.apply(
             Step(
@@ -69,7 +69,7 @@ def test_a_process_of_the_version_before_goes_on_while_the_file_is_brought_up_to
                 lease_s=30,
             )
         )
-        assert not version_1.apply(old, request.id, "processing", "processed")
+        assert not version_2.apply(old, request.id, "processing", "processed")
         finish(new, running)
         assert [each.id for each in new.usage()] == ["begun", request.id]
 
@@ -77,20 +77,27 @@ def test_a_process_of_the_version_before_goes_on_while_the_file_is_brought_up_to
 def test_a_process_of_the_version_before_may_start_again(path: Path) -> None:
     done = open_store(path)
     left = start(done, done.add(new_request()))
-    with closing(version_1.open_file(path)) as old:
-        version_1.add(old, "after the way back")
+    with closing(version_2.open_file(path)) as old:
+        version_2.add(old, "after the way back")
         assert old.execute("SELECT count(*) FROM requests").fetchone()[0] == 2
     new = open_store(path)
     assert new.get("after the way back").status is Status.WAITING
     finish(new, left)
-    with closing(version_1.open_file(path)) as old:
-        assert version_1.remove(old, left.id)
+    with closing(version_2.open_file(path)) as old:
+        assert version_2.remove(old, left.id)
+
+
+def test_keys_outlive_a_process_of_the_version_before(path: Path) -> None:
+    key = open_store(path).add_key(new_key(), lifetime_s=60, max_keys=1)
+    with closing(version_2.open_file(path)) as old:
+        version_2.add(old, "meanwhile")
+    assert open_store(path).key(key.digest) == key
 
 
 def test_old_and_new_processes_share_the_work_and_each_request_is_finished_and_recorded_once(
     path: Path,
 ) -> None:
-    program = [sys.executable, version_1.__file__, str(path)]
+    program = [sys.executable, version_2.__file__, str(path)]
     processes = [
         subprocess.Popen(
             [*program, f"old{n}", str(ROUNDS)],
@@ -104,7 +111,7 @@ def test_old_and_new_processes_share_the_work_and_each_request_is_finished_and_r
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
     open_store(path)
     done: Counter[str] = Counter()
     lock = threading.Lock()

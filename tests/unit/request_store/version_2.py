@@ -1,21 +1,23 @@
-"""A process of the first version of the embedded store, as its file sees it: the statements that it sends.
+"""A process of the version before of the embedded store, as its file sees it: the statements that it sends.
 
 They are the text of that version and must not follow ours. Nothing of this server is imported. As a program,
 it opens the file, says so, waits for a line, and then submits, queues, takes and finishes requests, together
 with whoever else does::
 
-    python version_1.py FILE NAME COUNT
+    python version_2.py FILE NAME COUNT
 """
 
 import json
 import sqlite3
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-VERSION = 1
+VERSION = 2
 
-SCHEMA = """
+SCHEMA = (
+    """
 CREATE TABLE requests (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -57,26 +59,78 @@ CREATE INDEX finished_by_id ON requests (id, modified_at) WHERE status IN ('proc
 CREATE TABLE dispatched (collection TEXT PRIMARY KEY, turn INTEGER NOT NULL);
 CREATE TABLE positions (collection TEXT PRIMARY KEY, ids TEXT NOT NULL);
 CREATE TABLE posts (post TEXT PRIMARY KEY, holder TEXT NOT NULL, expires_at REAL NOT NULL);
-CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL)
-"""
+CREATE TABLE secrets (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+""",
+    """
+ALTER TABLE requests ADD COLUMN first_attempt INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE requests ADD COLUMN started_over_at REAL;
+CREATE INDEX by_place ON requests (status, collection, created_at, id) WHERE seq > 0;
+CREATE TABLE usage (
+    seq INTEGER PRIMARY KEY,
+    finished_at REAL NOT NULL,
+    id TEXT NOT NULL,
+    record TEXT NOT NULL,
+    UNIQUE (finished_at, id)
+);
+CREATE TRIGGER finished AFTER UPDATE OF status ON requests
+WHEN NEW.status IN ('processed', 'failed') AND OLD.status <> NEW.status
+BEGIN
+    INSERT OR IGNORE INTO usage (finished_at, id, record) VALUES (NEW.modified_at, NEW.id, json_object(
+        'user', json(NEW.user),
+        'verb', NEW.verb,
+        'collection', NEW.collection,
+        'datasource', NEW.datasource,
+        'status', NEW.status,
+        'attempt', NEW.attempt,
+        'size_bytes', coalesce(json_extract(NEW.result, '$.size_bytes'),
+                               json_extract(NEW.input, '$.size_bytes'), 0),
+        'submitted_at', coalesce(NEW.started_over_at, NEW.created_at),
+        'started_at', json_extract(NEW.status_history, '$.processing')));
+END;
+CREATE TABLE marks (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
+);
+CREATE TABLE workers (
+    name TEXT PRIMARY KEY,
+    slots INTEGER NOT NULL,
+    busy INTEGER NOT NULL,
+    seen_at REAL NOT NULL
+);
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    target TEXT NOT NULL,
+    record TEXT NOT NULL
+);
+CREATE INDEX by_target ON audit (target, seq);
+""",
+)
 
 _APPLY = """
 UPDATE requests SET
     status = :target,
     modified_at = :now,
-    status_history = json_insert(status_history, '$.' || :target, :now),
-    message = coalesce(:message, message),
-    attempt = attempt + :count_attempt,
+    status_history = CASE WHEN :starts_over
+        THEN json_remove(json_set(status_history, '$.waiting', :now),
+                         '$.queued', '$.processing', '$.processed', '$.failed')
+        ELSE json_insert(status_history, '$.' || :target, :now) END,
+    message = coalesce(:message, CASE WHEN :starts_over THEN '' ELSE message END),
+    attempt = attempt + (:count_attempt OR :starts_over),
+    first_attempt = CASE WHEN :starts_over THEN attempt + 1 ELSE first_attempt END,
+    started_over_at = CASE WHEN :starts_over THEN :now ELSE started_over_at END,
     holder = CASE WHEN :target = 'processing' THEN :holder END,
     lease_expires_at = CASE WHEN :target = 'processing' THEN :lease_expires_at END,
     bytes_staged = CASE WHEN :target = 'processing' THEN 0 ELSE bytes_staged END,
-    result = coalesce(:result, result),
+    result = CASE WHEN :starts_over THEN NULL ELSE coalesce(:result, result) END,
     input = coalesce(:input, input),
     input_name = coalesce(:input_name, input_name)
 WHERE id = :id AND status = :source
     AND (:target <> 'processing' OR attempt = :attempt)
     AND (:source <> 'processing' OR (holder = :holder AND attempt = :attempt))
     AND (NOT :only_if_expired OR lease_expires_at < :now)
+    AND (NOT :starts_over OR verb <> 'archive' OR input_name IS NOT NULL)
 RETURNING *
 """
 
@@ -118,18 +172,40 @@ def open_file(path: Path) -> sqlite3.Connection:
     db.row_factory = sqlite3.Row
     db.execute("PRAGMA synchronous=FULL")
     db.execute("PRAGMA foreign_keys=ON")
-    db.execute("PRAGMA journal_mode=WAL")
+    _use_wal(db)
     db.execute("BEGIN IMMEDIATE")
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version == 0:
-        for statement in SCHEMA.split(";\n"):
-            if statement.strip():
-                db.execute(statement)
+        for statement in _statements():
+            db.execute(statement)
         db.execute(f"PRAGMA user_version={VERSION}")
     elif abs(version - VERSION) > 1:
         raise SystemExit(f"has schema version {version}, this server reads {VERSION}")
     db.execute("COMMIT")
     return db
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Who turns a file to WAL while another does is not made to wait by SQLite, but refused."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _statements() -> Iterator[str]:
+    statement = ""
+    for line in "".join(SCHEMA).splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def add(db: sqlite3.Connection, request_id: str) -> None:
@@ -174,6 +250,7 @@ def apply(
         "message": None,
         "count_attempt": 0,
         "only_if_expired": 0,
+        "starts_over": 0,
         "holder": "old worker",
         "attempt": attempt,
         "lease_expires_at": now + 30,

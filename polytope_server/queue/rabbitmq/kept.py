@@ -103,7 +103,10 @@ class Kept(Generic[T]):
         def say(state: RetryCallState) -> None:
             nonlocal told
             error = state.outcome and state.outcome.exception()
-            assert isinstance(error, BackendUnavailable)  # noqa: S101 - nothing else is retried
+            if not isinstance(error, BackendUnavailable):
+                # A mistake of ours, or of the driver: without this task nothing would ever connect again.
+                logger.error("opening the %s broke", self._what, exc_info=error)
+                error = BackendUnavailable(f"The {self._what} cannot be opened; see the log.")
             self._move(None, error)
             if str(error) != told:  # else every attempt of a long night
                 told = str(error)
@@ -113,7 +116,7 @@ class Kept(Generic[T]):
         last_loss, loss_told = "", 0.0
         while True:
             current: T = await AsyncRetrying(
-                retry=retry_if_exception_type(BackendUnavailable),
+                retry=retry_if_exception_type(Exception),
                 wait=wait_random_exponential(multiplier=_FIRST_S, max=_LONGEST_S),
                 before_sleep=say,
             )(self._open)

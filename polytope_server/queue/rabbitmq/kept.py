@@ -102,7 +102,7 @@ class Kept(Generic[T]):
 
         def say(state: RetryCallState) -> None:
             nonlocal told
-            error = state.outcome and state.outcome.exception()
+            error = state.outcome.exception() if state.outcome is not None else None
             if not isinstance(error, BackendUnavailable):
                 # A mistake of ours, or of the driver: without this task nothing would ever connect again.
                 logger.error("opening the %s broke", self._what, exc_info=error)

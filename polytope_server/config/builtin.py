@@ -12,6 +12,7 @@ from polytope_server.registry import backends, load_backend
 SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
     {
         ("request_store", "sqlite"): "polytope_server.config.embedded:SqliteStoreSection",
+        ("request_store", "mongodb"): "polytope_server.config.mongodb:MongoStoreSection",
         ("queue", "sqlite"): "polytope_server.config.embedded:SqliteQueueSection",
         ("queue", "rabbitmq"): "polytope_server.config.rabbitmq:RabbitMqSection",
         ("staging", "local"): "polytope_server.config.staging:LocalStagingSection",
@@ -49,7 +50,6 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 
 ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        "request_store": frozenset({"mongodb"}),
         "datasource": frozenset(
             {"mars", "polytope", "gribjump", "webmars", "federated", "ionbeam"}
         ),

@@ -82,7 +82,7 @@ class LdapAuthorizerSection(Section):
     """Certificates (PEM) of those who may have issued the directory's; left out, the system's."""
     tls_verify: bool = True
     """Whether the directory's certificate is checked; without it, anybody may claim to be the directory."""
-    timeout: Annotated[Duration, Field(ge=0.1, le=60)] = 5.0
+    timeout: Annotated[Duration, Field(ge=0.1, le=20)] = 5.0
     """How long the directory may take for each step."""
     pool_size: Annotated[Whole, Field(ge=1, le=100)] = 4
     """How many connections are open at most, for each process."""

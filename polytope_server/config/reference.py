@@ -30,6 +30,14 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "usage": "usage: {path: /data/usage.jsonl, interval: 10s}",
     "tracing": "tracing: {endpoint: http://collector:4318/v1/traces, sample_ratio: 0.1}",
     "request_store.sqlite": "request_store: {sqlite: {path: /data/requests.sqlite}}",
+    "request_store.mongodb": """\
+        request_store:
+          mongodb:
+            uri: mongodb://db1.example.org,db2.example.org,db3.example.org/?replicaSet=rs0
+            username: polytope
+            password: ${MONGO_PASSWORD}
+            auth_source: request_store
+            tls_ca_file: /etc/polytope/ca.pem""",
     "queue.sqlite": "queue: {sqlite: {path: /data/queue.sqlite}}",
     "queue.rabbitmq": """\
         queue:

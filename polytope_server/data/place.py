@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from polytope_server.config.embedded import SqliteQueueSection, SqliteStoreSection
 from polytope_server.config.loading import are_there, load
@@ -14,6 +16,14 @@ from polytope_server.registry import open_backend
 from polytope_server.request_store import RequestStore
 from polytope_server.staging import Staging
 from polytope_server.standalone import PASSWORD, configuration
+
+_TOOLS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "mongodb": "mongodump --oplog and mongorestore of the whole database, or snapshots of its disks; "
+        "see docs/backends.md"
+    }
+)
+"""What backs up a request store that is not ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +47,9 @@ class Place:
             ConfigurationError: the request store is another one.
         """
         if self.request_store.name != "sqlite":
+            tools = _TOOLS.get(self.request_store.name, "the tools that come with it")
             raise ConfigurationError(
-                f"request_store: {self.request_store.name!r} is not an embedded one; use the tools that "
-                "come with it"
+                f"request_store: {self.request_store.name!r} is not an embedded one; use {tools}"
             )
         where = "request_store.sqlite"
         return SqliteStoreSection.read(self.request_store.options, where=where).path.expanduser()

@@ -20,6 +20,7 @@ SERVERS: Final = {
     "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
     "memcached": "services.memcached:Memcached",
+    "mongodb": "services.mongodb:MongoDb",
     "slapd": "services.slapd:Slapd",
     "oidc": "services.oidc:OidcProvider",
     "radosgw": "services.radosgw:RadosGw",

@@ -4,20 +4,24 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as redis_driver
 from pymemcache import Client as MemcachedDriver
+from pymongo import MongoClient
 from services.base import Server, free_port
 from services.certificates import Certificates
 from services.fixtures import started
 from services.memcached import Memcached
+from services.mongodb import MongoDb
 from services.redis import Redis
 
 from polytope_server.caching import Cache
@@ -27,6 +31,8 @@ from polytope_server.registry import open_backend
 from polytope_server.testing.caching import CacheContract
 
 PREFIX = "polytope:1:"
+MONGO_PREFIX = "1:"
+BACKENDS_PAGE = Path(__file__).parents[3] / "docs" / "backends.md"
 
 
 def redis_cache(port: int, **options: Any) -> Cache:
@@ -40,48 +46,65 @@ def memcached_cache(port: int, **options: Any) -> Cache:
     return cache
 
 
-def name_of(key: str) -> str:
+def mongo_cache(port: int, **options: Any) -> Cache:
+    options = {"uri": f"mongodb://127.0.0.1:{port}/?directConnection=true", **options}
+    cache: Cache = open_backend("caching", "mongodb", options)
+    return cache
+
+
+def name_of(key: str, prefix: str = PREFIX) -> str:
     """What a value is called on the server."""
-    return PREFIX + hashlib.sha256(key.encode()).hexdigest()
+    return prefix + hashlib.sha256(key.encode()).hexdigest()
 
 
-def envelope(text: str, /, **changed: Any) -> bytes:
-    """What is kept of the value 7, or something like it."""
-    whole = {"schema": 1, "key": name_of(text), "ends_at": time.time() + 60, "value": 7}
+def envelope(name: str, **changed: Any) -> bytes:
+    """What is kept of the value 7 under a name, or something like it."""
+    whole = {"schema": 1, "key": name, "ends_at": time.time() + 60, "value": 7}
     return json.dumps({**whole, **changed}).encode()
 
 
-STRANGERS: tuple[bytes, ...] = (
-    b"",
-    b"text",
-    b"\x80\x04\x95",  # a pickle, as older servers have left
-    b"\xff\xfe",
-    b"7",
-    b"[]",
-    b"{}",
-    b"[" * 100_000,
-    b'{"schema": 1, "value": NaN}',
-    b"9" * 5000,
-    envelope("key", schema=2),
-    envelope("key", schema="1"),
-    envelope("key", key=name_of("another")),
-    envelope("key", ends_at=time.time() - 1),
-    envelope("key", ends_at="never"),
-    envelope("key", ends_at=None),
-    b" " * MAX_BYTES + envelope("key"),
+STRANGERS: tuple[Callable[[str], bytes], ...] = (
+    lambda _: b"",
+    lambda _: b"text",
+    lambda _: b"\x80\x04\x95",  # a pickle, as older servers have left
+    lambda _: b"\xff\xfe",
+    lambda _: b"7",
+    lambda _: b"[]",
+    lambda _: b"{}",
+    lambda _: b"[" * 100_000,
+    lambda _: b'{"schema": 1, "value": NaN}',
+    lambda _: b"9" * 5000,
+    lambda name: envelope(name, schema=2),
+    lambda name: envelope(name, schema="1"),
+    lambda name: envelope(name, schema=None),
+    lambda name: envelope(name, key=name_of("another")),
+    lambda name: envelope(name, ends_at=time.time() - 1),
+    lambda name: envelope(name, ends_at="never"),
+    lambda name: envelope(name, ends_at=None),
+    lambda name: b" " * MAX_BYTES + envelope(name),
 )
+"""By the name under which they stand."""
 
 
 class Strangers:
     """What others may put into a shared server; `plant` and `held` go past our code."""
 
+    PREFIX = PREFIX
+
+    def name_of(self, key: str) -> str:
+        return name_of(key, self.PREFIX)
+
     @pytest.mark.parametrize("data", STRANGERS, ids=range(len(STRANGERS)))
     def test_what_is_not_ours_is_not_found(
-        self, cache: Cache, plant: Callable[[str, bytes], None], data: bytes
+        self,
+        cache: Cache,
+        plant: Callable[[str, bytes], None],
+        data: Callable[[str], bytes],
     ) -> None:
-        plant(name_of("key"), envelope("key"))
+        name = self.name_of("key")
+        plant(name, envelope(name))
         assert cache.get("key") == 7
-        plant(name_of("key"), data)
+        plant(name, data(name))
         assert cache.get("key") is None
         cache.put("key", "ours", lifetime_s=60)
         assert cache.get("key") == "ours"
@@ -90,7 +113,7 @@ class Strangers:
         self, cache: Cache, held: Callable[[str], bytes | None]
     ) -> None:
         cache.put("Basic am9lOnMzY3JldA==", {"user": "joe"}, lifetime_s=60)
-        data = held(name_of("Basic am9lOnMzY3JldA=="))
+        data = held(self.name_of("Basic am9lOnMzY3JldA=="))
         assert data is not None
         assert b"joe" in data
         assert b"am9lOnMz" not in data
@@ -183,6 +206,63 @@ class TestMemcached(CacheContract, Strangers):
         assert cache.get("key") == largest
 
 
+class TestMongodb(CacheContract, Strangers):
+    PREFIX = MONGO_PREFIX
+
+    @pytest.fixture
+    def values(self, mongodb: MongoDb) -> Iterator[Any]:
+        with MongoClient[dict[str, Any]](mongodb.uri) as client:
+            client.drop_database("tests_of_the_cache")
+            yield client["tests_of_the_cache"]["values"]
+
+    @pytest.fixture
+    def cache(self, mongodb: MongoDb, values: Any) -> Cache:
+        return mongo_cache(mongodb.port(), database=values.database.name, collection=values.name)
+
+    @pytest.fixture
+    def plant(self, values: Any) -> Callable[[str, bytes], None]:
+        def plant(key: str, data: bytes) -> None:
+            values.replace_one({"_id": key}, {"_id": key, "data": data}, upsert=True)
+
+        return plant
+
+    @pytest.fixture
+    def held(self, values: Any) -> Callable[[str], bytes | None]:
+        return lambda key: values.find_one({"_id": key})["data"]
+
+    @pytest.mark.parametrize(
+        "document", [{}, {"data": None}, {"data": "text"}, {"data": {"a": 1}}, {"data": [b"x"]}]
+    )
+    def test_a_document_of_another_shape_is_not_found(
+        self, cache: Cache, values: Any, document: dict[str, Any]
+    ) -> None:
+        values.insert_one({"_id": self.name_of("key"), **document})
+        assert cache.get("key") is None
+        cache.put("key", 1, lifetime_s=60)
+        assert cache.get("key") == 1
+
+    def test_the_server_removes_what_is_old_by_dates_in_utc(
+        self, cache: Cache, values: Any
+    ) -> None:
+        cache.put("key", 1, lifetime_s=60)
+        (index,) = [each for each in values.list_indexes() if "expireAfterSeconds" in each]
+        assert (dict(index["key"]), index["expireAfterSeconds"]) == ({"expires_at": 1}, 0)
+        ends = values.find_one()["expires_at"].replace(tzinfo=UTC)
+        assert 50 < (ends - datetime.now(UTC)).total_seconds() <= 60
+
+    def test_an_index_of_somebody_else_does_no_harm(
+        self, cache: Cache, values: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        values.create_index("expires_at", expireAfterSeconds=3600)
+        for number in range(3):
+            cache.put("key", number, lifetime_s=60)
+            assert cache.get("key") == number
+        assert messages(caplog) in (
+            [],  # where the server takes the other index for ours
+            ["MongoDB does not remove old values of the cache: the collection will grow"],
+        )
+
+
 @dataclass
 class Kind:
     """One kind of server, for what is the same with all of them."""
@@ -195,6 +275,7 @@ class Kind:
 KINDS = {
     "redis": Kind(Redis, redis_cache),
     "memcached": Kind(Memcached, memcached_cache),
+    "mongodb": Kind(MongoDb, mongo_cache),
 }
 
 
@@ -207,6 +288,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 def server(kind: Kind) -> Iterator[Server]:
     with started(kind.server, **kind.options) as server:
         yield server
+        server.kill()  # there is nothing to save
 
 
 def with_short_pause(cache: Cache, pause_s: float = 0.2) -> Cache:
@@ -333,6 +415,18 @@ def test_a_restart_that_nobody_noticed_loses_no_call(
     cache.put("key", 3, lifetime_s=60)
     assert cache.get("key") == 3
     assert messages(caplog) == []
+
+
+def test_the_rights_that_the_documentation_asks_for_are_enough(redis: Redis) -> None:
+    (rights,) = re.findall(r"An ACL for it: `([^`]+)`", BACKENDS_PAGE.read_text())
+    with redis_driver.Redis(port=redis.port()) as driver:
+        driver.execute_command("ACL", "SETUSER", "polytope", "on", ">s3cret", *rights.split())
+    cache = redis_cache(redis.port(), username="polytope", password="s3cret")
+    cache.ping()
+    cache.put("key", 1, lifetime_s=60)
+    assert cache.get("key") == 1
+    cache.delete("key")
+    assert cache.get("key") is None
 
 
 def test_a_password_and_tls_are_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

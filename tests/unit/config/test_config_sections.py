@@ -219,27 +219,6 @@ def test_options_of_our_own_backends_are_checked(read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "name"),
-    [
-        ("request_store", "mongodb"),
-        ("queue", "rabbitmq"),
-        ("staging", "s3"),
-        ("caching", "redis"),
-        ("caching", "memcached"),
-        ("caching", "mongodb"),
-    ],
-)
-def test_backends_of_later_releases_are_taken_with_a_warning(
-    read: Read, section: str, name: str
-) -> None:
-    if name in entry_points(group=f"polytope_server.{section}").names:
-        pytest.skip(f"{section}.{name} is part of this release by now")
-    loaded = read(f"{section}: {{{name}: {{anything: 1}}}}", strict=True)
-    assert getattr(loaded.config, section) == Choice(name, {"anything": 1})
-    assert any(f"{section}.{name}: the back-end" in line for line in loaded.warnings)
-
-
-@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("metric_store: {mongodb: {}}", "metric_store: there is no metric store any more"),

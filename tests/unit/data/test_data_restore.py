@@ -344,7 +344,7 @@ def test_the_systems_file_is_among_them(tmp_path: Path) -> None:
 
 def test_a_request_store_that_is_not_embedded_has_tools_of_its_own(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
-    file.write_text("request_store: {mongodb: {uri: x}}\n")
+    file.write_text("request_store: {mongodb: {uri: 'mongodb://db'}}\n")
     place = place_of([file], tmp_path / "d", strict=False, environ={})
-    with pytest.raises(ConfigurationError, match="not an embedded one"):
+    with pytest.raises(ConfigurationError, match="not an embedded one; use mongodump"):
         _ = place.database

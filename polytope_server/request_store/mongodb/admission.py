@@ -1,0 +1,149 @@
+"""How a request comes into the line: one for each idempotency key, no more than a user may have, in turn.
+
+Each of these is about several requests at once, and MongoDB changes one document at a time. What it does
+keep among all documents are unique indexes, so each is made a question of one:
+
+- Of requests with one `idempotency_key` of one user the first is kept, and whoever comes later is refused
+  and given that one.
+- A user who may have *n* unfinished requests has *n* seats, with numbers. A request takes a seat that seems
+  free, and of two that take the same one the later is refused and looks again. It leaves the seat in the
+  step that finishes it. (What an operator starts over takes a seat without a number. By so many, and only
+  while several are added at the same moment, a user may come to have more than the limit says.)
+- A turn is one more than the last in the user's line. Of two that were given the same turn at the same
+  moment the later is refused, and takes the next one: the `claim` on it is given up when the request
+  leaves the line. What comes back into the line brings its turn and needs no claim.
+
+Nothing is written but the request itself. Whoever dies before that has done nothing, and after it
+everything.
+"""
+
+import random
+from typing import Final
+
+from pymongo import DESCENDING
+from pymongo.errors import DuplicateKeyError
+
+from polytope_server.errors import LimitReached
+from polytope_server.request import Request, Status
+from polytope_server.request_store.mongodb.base import Base, field_of
+from polytope_server.request_store.mongodb.connection import Document
+from polytope_server.request_store.mongodb.documents import (
+    a_request,
+    document_of,
+    is_there,
+    seats_of,
+    token,
+)
+
+_DIGITS: Final = 9
+
+
+class Admission(Base):
+    """New requests, and turns."""
+
+    def add(
+        self,
+        request: Request,
+        *,
+        idempotency_key: str | None = None,
+        max_unfinished: int | None = None,
+    ) -> Request:
+        call = token()
+        return self._do(lambda: self._add(request, call, idempotency_key, max_unfinished))
+
+    def _add(
+        self, request: Request, call: str, idempotency_key: str | None, max_unfinished: int | None
+    ) -> Request:
+        user_id = request.user.id
+        document = document_of(request, now=self._now(), call=call)
+        key = None
+        if idempotency_key is not None:
+            key = document["idempotency_key"] = f"{user_id}/{idempotency_key}"
+        try:
+            document["seat"] = self._seat(request, max_unfinished)
+        except LimitReached:
+            if key is not None and (earlier := self._by_key(key)) is not None:
+                return earlier
+            raise
+        if request.status is Status.WAITING:
+            document["line"] = request.collection
+            _give(document, self._next_turn(request.collection, user_id))
+        refused = 0
+        while True:
+            try:
+                self._db.requests.insert_one(document)
+            except DuplicateKeyError as exc:
+                refused += 1
+                match field_of(exc):
+                    case "seat":
+                        document["seat"] = self._seat(request, max_unfinished)
+                    case "claim":
+                        # the more there are at it, the farther they spread
+                        _give(document, document["turn"] + 1 + random.randrange(refused))  # noqa: S311
+                    case "idempotency_key":
+                        if key is not None and (earlier := self._by_key(key)) is not None:
+                            return earlier  # else it has just been removed
+                    case _:
+                        return self._added_before(request, exc)
+            else:
+                return a_request(document)
+
+    def _added_before(self, request: Request, error: DuplicateKeyError) -> Request:
+        """The request as it stands, which an attempt of ours has added whose answer was lost."""
+        found = self._db.latest.find_one({"_id": request.id, "user_id": request.user.id})
+        if found is None:
+            raise error
+        return a_request(found)
+
+    def _by_key(self, key: str) -> Request | None:
+        found = self._db.latest.find_one({"idempotency_key": key})
+        return a_request(found) if found is not None and is_there(found) else None
+
+    def _seat(self, request: Request, max_unfinished: int | None) -> str:
+        """A seat that is free, or was a moment ago.
+
+        Raises: LimitReached.
+        """
+        user_id = request.user.id
+        if max_unfinished is None:
+            return f"{user_id}/~{request.id}"
+        seats = self._db.latest.find(
+            {"seat": seats_of(user_id)},
+            {"_id": 0, "seat": 1},
+            limit=max_unfinished,
+            batch_size=max_unfinished,
+        )
+        taken = {document["seat"] for document in seats} if max_unfinished else set()
+        if len(taken) >= max_unfinished:
+            raise LimitReached(
+                f"You have {len(taken)} unfinished requests and may have {max_unfinished}; "
+                "wait for some of them, or revoke them."
+            )
+        # at random, so that those who come at the same moment do not all try the same one
+        begin = random.randrange(max_unfinished)  # noqa: S311
+        return next(
+            seat
+            for number in range(max_unfinished)
+            if (seat := f"{user_id}/{(begin + number) % max_unfinished:0{_DIGITS}}") not in taken
+        )
+
+    def _next_turn(self, collection: str, user_id: str) -> int:
+        dispatched = self._db.dispatched.find_one({"_id": collection})
+        last = self._db.latest.find_one(
+            {"line": collection, "user_id": user_id},
+            {"_id": 0, "turn": 1},
+            sort=[("turn", DESCENDING)],
+        )
+        return max(
+            int(dispatched["turn"]) if dispatched is not None else 0,
+            int(last["turn"]) + 1 if last is not None else 0,
+        )
+
+
+def claim_of(collection: str, user_id: str, turn: int) -> str:
+    return f"{user_id}/{turn}/{collection}"
+
+
+def _give(document: Document, turn: int) -> None:
+    document["turn"] = turn
+    document["claim"] = claim_of(document["collection"], document["user_id"], turn)

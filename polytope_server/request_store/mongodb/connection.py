@@ -1,0 +1,238 @@
+"""The client: how it is made, how long it may take, and what its errors mean for us."""
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import pymongo
+from pymongo import MongoClient
+from pymongo.errors import (
+    ConfigurationError as DriversConfigurationError,
+)
+from pymongo.errors import (
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+
+from polytope_server.config.mongodb import MongoStoreSection
+from polytope_server.config.secrecy import masked
+from polytope_server.errors import BackendUnavailable, ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+_UNAUTHORIZED: Final = 13
+_NOT_AUTHENTICATED: Final = frozenset({11, 18, 8000})
+_INDEX_CONFLICTS: Final = frozenset({67, 85, 86, 11000})
+_CONNECT_S: Final = 5.0
+
+
+class NeedsOperator(BackendUnavailable):
+    """A server that answers, but of which nothing will become until somebody changes something.
+
+    Where a store is opened this is a `ConfigurationError`. Later on, to those who wait for the server, it is
+    one that is away, for whoever puts it right need not restart us.
+    """
+
+
+class Connection:
+    """One client, shared by all threads of a process.
+
+    Args:
+        prepare: what must have succeeded once before anything else is done; may be called again after it
+            failed, and by several processes at once.
+
+    Raises:
+        ConfigurationError: the client cannot be made from this.
+    """
+
+    def __init__(self, config: MongoStoreSection, prepare: Callable[[], None]) -> None:
+        self._config, self._prepare = config, prepare
+        self._timeout_s = config.timeout
+        self._is_prepared = False
+        self._preparing = threading.Lock()
+        logging.getLogger("pymongo").setLevel(config.log_level)
+        self.client: MongoClient[Document] = _client(config)
+        # no monitoring threads stay behind where a store was opened only to see whether that can be done
+        self._end = weakref.finalize(self, self.client.close)
+
+    def close(self) -> None:
+        self._end()
+
+    def open(self) -> None:
+        """Prepare now, if the server is there.
+
+        Raises:
+            ConfigurationError: it is there, and the operator must do something first.
+        """
+        try:
+            self.ready()
+        except NeedsOperator as exc:
+            raise ConfigurationError(f"request_store.mongodb: {exc}") from exc
+        except BackendUnavailable as exc:
+            logger.warning(
+                "the request store is away; it is made ready when it answers",
+                extra={"cause": str(exc)},
+            )
+
+    def ready(self) -> None:
+        """Return if the server has been prepared, now or before.
+
+        Raises: BackendUnavailable.
+        """
+        if self._is_prepared:
+            return
+        # One thread tries; the others wait for it no longer than they would have tried themselves.
+        if not self._preparing.acquire(timeout=self._timeout_s):
+            raise BackendUnavailable(f"{self.where} is not ready")
+        try:
+            if not self._is_prepared:
+                self._limited(self._ping, min(self._timeout_s, _CONNECT_S))
+                self._told(self._prepare)
+                self._is_prepared = True
+        finally:
+            self._preparing.release()
+
+    def run(self, action: Callable[[], T]) -> T:
+        """The result of *action*, which is tried a second time if the server does not answer.
+
+        The driver tries once more where a connection breaks. Here a second attempt is for what it does not
+        see: a connection that is there, and on which nothing comes back. It takes another connection.
+
+        Whoever writes makes sure that the first attempt does no harm if it arrives as well, then or later.
+
+        Raises:
+            BackendUnavailable: within `timeout`. Whether it has happened is unknown.
+        """
+        self.ready()
+        attempt_s = self._timeout_s / 2
+        try:
+            return self._limited(action, attempt_s)
+        except NeedsOperator:
+            raise
+        except BackendUnavailable as exc:
+            logger.debug("trying once more", extra={"cause": str(exc)})
+            return self._limited(action, attempt_s)
+
+    @property
+    def where(self) -> str:
+        """For messages: what and where it is, without what is secret."""
+        return f"MongoDB at {_hosts(self._config.uri)}"
+
+    def _ping(self) -> None:
+        self.client.admin.command("ping")
+
+    def _limited(self, action: Callable[[], T], seconds: float) -> T:
+        with pymongo.timeout(seconds):
+            return self._told(action)
+
+    def _told(self, action: Callable[[], T]) -> T:
+        """The result of *action*, the driver's errors as ours."""
+        try:
+            return action()
+        except PyMongoError as exc:
+            raise self._ours(exc) from exc
+
+    def _ours(self, error: PyMongoError) -> BackendUnavailable:
+        text = masked(str(error))
+        if isinstance(error, OperationFailure):
+            if (words := self._refusal(error)) is not None:
+                return NeedsOperator(words)
+            return BackendUnavailable(f"{self.where} has not done it: {_short(text)}")
+        if isinstance(error, ServerSelectionTimeoutError):
+            for sign, words in _NOT_REACHED.items():
+                if sign in text:
+                    return NeedsOperator(f"{self.where}: {words}: {_short(text)}")
+        return BackendUnavailable(f"{self.where} does not answer: {_short(text)}")
+
+    def _refusal(self, error: OperationFailure) -> str | None:
+        config = self._config
+        if error.code in _NOT_AUTHENTICATED:
+            return (
+                f"{self.where} does not accept the user name and the password; see that `username` and "
+                f"`password` are right, and that `auth_source` names the database that knows the user "
+                f"({config.auth_source or 'what `uri` says, or admin, as there is none'})"
+            )
+        if error.code == _UNAUTHORIZED:
+            return (
+                f"{self.where} does not let this user work in the database {config.database!r}; give it "
+                f"the role readWrite there, and set `username` and `password` if there are none"
+            )
+        if error.code in _INDEX_CONFLICTS and "createIndexes" in str(error.details):
+            return f"{self.where}: an index cannot be made: {_short(str(error))}"
+        return None
+
+
+_NOT_REACHED: Final = {
+    "certificate verify failed": "its certificate is not trusted; name the authority in `tls_ca_file`, and "
+    "see that the certificate is for the name in `uri`",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS; leave it out of `uri`, with the `tls_` keys",
+    "record layer failure": "it does not speak TLS; leave it out of `uri`, with the `tls_` keys",
+    "tlsv13 alert certificate required": "it wants a certificate of ours; name it in `tls_cert_file`",
+    "this node belongs to a set named": "`uri` names another replica set than the server's",
+    "replica set named": "`uri` names another replica set than the server's",
+}
+"""What an unreachable server says when the operator can help, and what that means."""
+
+
+def _client(config: MongoStoreSection) -> MongoClient[Document]:
+    options: dict[str, Any] = {
+        "appname": "polytope-server",
+        "maxPoolSize": config.max_pool_size,
+        "connectTimeoutMS": round(1000 * min(config.timeout, _CONNECT_S)),
+        "serverSelectionTimeoutMS": round(1000 * config.timeout),
+        # not for `uri` to say: the store is right only with these
+        "retryWrites": True,
+        "retryReads": True,
+        "readPreference": "primary",
+    }
+    if config.username is not None and config.password is not None:
+        options |= {
+            "username": config.username,
+            "password": config.password.get_secret_value(),
+        }
+    elif config.username is not None or config.password is not None:
+        logger.warning(
+            "request_store.mongodb: username and password are used only together; one of them is missing"
+        )
+    if config.auth_source is not None:
+        options["authSource"] = config.auth_source
+    for option, path in (
+        ("tlsCAFile", config.tls_ca_file),
+        ("tlsCertificateKeyFile", config.tls_cert_file),
+    ):
+        if path is not None:
+            options[option] = str(path)
+    try:
+        return MongoClient(config.uri, connect=False, **options)
+    except DriversConfigurationError as exc:
+        if config.uri.startswith("mongodb+srv://") and exc.__cause__ is not None:
+            raise BackendUnavailable(  # of a name server
+                f"MongoDB at {_hosts(config.uri)} cannot be looked up: {_short(masked(str(exc)))}"
+            ) from exc
+        raise _unusable(exc) from None
+    except (PyMongoError, ValueError, OSError) as exc:
+        raise _unusable(exc) from None
+
+
+def _unusable(error: Exception) -> ConfigurationError:
+    # not chained: the driver's traceback has the address with the password in it
+    return ConfigurationError(
+        f"request_store.mongodb: this address, or one of the options, cannot be used: "
+        f"{_short(masked(str(error)))}"
+    )
+
+
+def _hosts(uri: str) -> str:
+    return uri.partition("://")[2].rpartition("@")[2].partition("/")[0].partition("?")[0]
+
+
+def _short(text: str) -> str:
+    """Without the driver's own long story of all servers, and of what was said beside the error."""
+    text = text.partition(", full error:")[0].partition(", Topology Description:")[0]
+    return text if len(text) <= 500 else f"{text[:500]}..."

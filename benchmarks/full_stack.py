@@ -25,6 +25,8 @@ from benchmarks.table import number
 
 PROGRAMS = ("latency", "throughput", "polling", "scheduling", "streaming")
 SERVERS = ("mongodb", "rabbitmq", "radosgw", "redis")
+SETTINGS = {"radosgw": {"store": "bluestore"}}
+"""On disk, as clusters have it; what is in memory would be held several times over."""
 SECTIONS = ("request_store", "queue", "staging", "caching")
 
 Figures = Mapping[str, Mapping[str, Any]]
@@ -63,7 +65,7 @@ def _back_ends() -> Iterator[Path]:
     """A file with the sections of servers that are there and empty."""
     with tempfile.TemporaryDirectory(prefix="polytope-bench-") as temporary:
         try:
-            with Stack(SERVERS) as stack:
+            with Stack(SERVERS, settings=SETTINGS) as stack:
                 file = Path(temporary) / "back-ends.yaml"
                 lines = [f"{name}: !replace {json.dumps(stack.section(name))}" for name in SECTIONS]
                 file.write_text("\n".join(lines) + "\n")

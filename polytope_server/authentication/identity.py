@@ -1,6 +1,6 @@
 """From the Authorization header to a user with roles: all realms, all credentials, one answer."""
 
-import hmac
+import hashlib
 import json
 import logging
 import secrets
@@ -21,7 +21,8 @@ from polytope_server.authentication.guessing import (
     neighbourhood,
 )
 from polytope_server.authentication.header import Credential, parse
-from polytope_server.authorization import Authorizer
+from polytope_server.authentication.sealed import SealedCache, Secret, keyed_digest
+from polytope_server.authorization import Authorizer, Grant
 from polytope_server.caching import Cache
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.secrecy import looks_secret
@@ -69,15 +70,16 @@ class Realm:
 class Identity:
     """Identifies users by credentials of any scheme of any realm. Safe between threads.
 
-    Answers are remembered for a short while. The cache holds neither credentials nor anything made
-    of them without a key that only this process has; what it holds is signed, so that whoever can
-    write a shared cache cannot make themselves somebody. A user with secret attributes is not cached.
+    Answers are remembered for a short while, in a cache of which only that is believed which we, or those
+    who share our secret, have put there; see `SealedCache`. A user with secret attributes is remembered by
+    this process alone. Nobody is remembered for longer than what they came with is good.
 
     API keys are looked up in the store each time, or every other second: only what the authorizers say of
     their users is remembered as above. A text that is a key of ours is shown to no other authenticator.
 
     Args:
         keys: where API keys are; None if they are not to be accepted.
+        secret: processes with the same one and the same sections know what the others have remembered.
         sections: what the realms were made of: other sections find nothing that these have remembered.
         before: the one whose place this takes; who has guessed too often there has done so here.
     """
@@ -90,22 +92,27 @@ class Identity:
         lifetime_s: float = LIFETIME_S,
         refusal_lifetime_s: float = REFUSAL_LIFETIME_S,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
         sections: Mapping[str, RealmSection] | None = None,
         before: "Identity | None" = None,
         keys: Authenticator | None = None,
+        secret: Secret | None = None,
+        date: Callable[[], float] = time.time,
     ) -> None:
         self._realms = realms
         self._sections = sections or {}
-        self._cache = cache
+        self._remembered: SealedCache = (
+            before._remembered if before else SealedCache(cache, secret=secret, date=date)
+        )
         self._lifetime_s = lifetime_s
         self._refusal_lifetime_s = refusal_lifetime_s
         self._key: bytes = before._key if before else secrets.token_bytes(32)
         self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
         text = json.dumps({name: realm.written() for name, realm in self._sections.items()})
         self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
-        self._clock = clock
+        self._clock, self._now = clock, now
         self._lock = Lock()
-        self._fingerprint = self._digest("realms", text).hex()
+        self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self._by_scheme: dict[str, list[Authenticator]] = {}
         for realm in realms.values():
             for each in realm.authenticators:
@@ -125,10 +132,12 @@ class Identity:
         before: Self | None = None,
         metrics: Metrics | None = None,
         keys: RequestStore | None = None,
+        secret: Secret | None = None,
     ) -> Self:
         """From the configuration. Back-ends of types that are not here are left out, with a warning.
 
-        What is as it was *before* goes on with the back-ends that it had there, and what they have learnt.
+        What is as it was *before* goes on with the back-ends that it had there, and what they have learnt;
+        the cache and the secret are those of *before*.
 
         Args:
             metrics: told of all calls of the back-ends.
@@ -166,7 +175,9 @@ class Identity:
             authenticator = observed(
                 authenticator, abstraction="authentication", name="api-keys", metrics=metrics
             )
-        return cls(opened, cache, sections=sections, before=before, keys=authenticator)
+        return cls(
+            opened, cache, sections=sections, before=before, keys=authenticator, secret=secret
+        )
 
     @property
     def schemes(self) -> Sequence[str]:
@@ -225,27 +236,33 @@ class Identity:
         if not credentials:
             raise NotAuthenticated(self._wanted())
         parts = (f"{c.scheme.lower()} {c.text}" for c in credentials)
-        key = self._digest("cache", self._fingerprint, *parts).hex()
-        remembered = self._recall(key)
-        if isinstance(remembered, User):
-            self._know(authorization, remembered)
-            return remembered
-        if isinstance(remembered, _Nobody):
-            raise NotAuthenticated(_REFUSED)
+        place = ("login", self._fingerprint, *parts)
+        remembered = self._remembered.get(*place)
+        if remembered is not None:
+            if remembered["user"] is None:
+                raise NotAuthenticated(_REFUSED)
+            user = _user(remembered["user"])
+            if self._rest_s(user, self._lifetime_s) > 0:
+                self._know(authorization, user)
+                return user
         found = self._authenticate(credentials, address)
         if found is None:
             logger.info("Credentials were refused", extra={"address": address})
-            self._remember(key, None, self._refusal_lifetime_s)
+            self._remembered.put(*place, value={"user": None}, lifetime_s=self._refusal_lifetime_s)
             raise NotAuthenticated(_REFUSED)
         user, authenticator = found
         if authenticator is self._keys:
             user = self._with_remembered_grants(user)
-            if not _has_secrets(user):
-                self._know(authorization, user, lifetime_s=KEY_KNOWN_S)
+            self._know(authorization, user, lifetime_s=KEY_KNOWN_S)
             return user
         user = self._with_grants(user)
-        if authenticator.cacheable and not _has_secrets(user):
-            self._remember(key, user, self._lifetime_s)
+        if not authenticator.cacheable:
+            return user
+        if _has_secrets(user.attributes):
+            self._know(authorization, user, lifetime_s=self._lifetime_s)
+        elif (rest_s := self._rest_s(user, self._lifetime_s)) > 0:
+            value = {"user": {**_whole(user), "valid_until": user.valid_until}}
+            self._remembered.put(*place, value=value, lifetime_s=rest_s)
             self._know(authorization, user)
         return user
 
@@ -284,9 +301,15 @@ class Identity:
         realm = self._realms.get(user.realm, Realm())
         return any(_may_know(each, user.username) for each in realm.authenticators)
 
+    def _rest_s(self, user: User, lifetime_s: float) -> float:
+        """How long they may be remembered: so long, or as long as what they came with is good."""
+        if user.valid_until is None:
+            return lifetime_s
+        return min(lifetime_s, user.valid_until - self._now())
+
     def _know(self, authorization: str | None, user: User, *, lifetime_s: float = KNOWN_S) -> None:
         with self._lock:
-            until = self._clock() + min(lifetime_s, self._lifetime_s)
+            until = self._clock() + self._rest_s(user, min(lifetime_s, self._lifetime_s))
             self._known[self._digest("known", authorization or "")] = (until, user)
             if len(self._known) > _MAX_KNOWN:
                 self._known.popitem(last=False)
@@ -334,8 +357,8 @@ class Identity:
         """The user with what each authorizer adds; each sees what those before it have added."""
         user = replace(user, roles=user.roles | {EVERYBODY})
         realm = self._realms.get(user.realm, Realm())
-        for each in realm.authorizers:
-            grant = each.grant(user)
+        for number, each in enumerate(realm.authorizers):
+            grant = self._grant(each, user, number=number)
             user = replace(
                 user,
                 roles=user.roles | grant.roles,
@@ -344,16 +367,34 @@ class Identity:
         return user
 
     def _with_remembered_grants(self, user: User) -> User:
-        """The same, for a user whose roles need not be asked for again with each request."""
-        known = json.dumps([user.realm, user.username, sorted(user.attributes.items())])
-        key = self._digest("grants", self._fingerprint, known).hex()
-        remembered = self._recall(key)
-        if isinstance(remembered, User):
-            return remembered
+        """The same, for the user of a key, whose roles need not be asked for again with each request."""
+        place = ("grants", self._fingerprint, json.dumps(_whole(user), sort_keys=True))
+        remembered = self._remembered.get(*place)
+        if remembered is not None:
+            # another key of the same user may be good for longer, or not for so long
+            return replace(_user(remembered), valid_until=user.valid_until)
         user = self._with_grants(user)
-        if not _has_secrets(user):
-            self._remember(key, user, self._lifetime_s)
+        if not _has_secrets(user.attributes):
+            self._remembered.put(*place, value=_whole(user), lifetime_s=self._lifetime_s)
         return user
+
+    def _grant(self, authorizer: Authorizer, user: User, *, number: int) -> Grant:
+        """What the authorizer of this number in its realm says, or has said lately."""
+        if not authorizer.remembered_s:
+            return authorizer.grant(user)
+        asked = json.dumps(_whole(user), sort_keys=True)
+        place = ("grant", self._fingerprint, str(number), asked)
+        remembered = self._remembered.get(*place)
+        if remembered is not None:
+            return Grant(
+                roles=frozenset(remembered["roles"]),
+                attributes=MappingProxyType(remembered["attributes"]),
+            )
+        grant = authorizer.grant(user)
+        if not _has_secrets(grant.attributes):
+            value = {"roles": sorted(grant.roles), "attributes": dict(grant.attributes)}
+            self._remembered.put(*place, value=value, lifetime_s=authorizer.remembered_s)
+        return grant
 
     def _authenticators(self, credential: Credential) -> Sequence[Authenticator]:
         if key_in(credential) is not None:
@@ -377,45 +418,30 @@ class Identity:
         return self._digest("guess", credential.scheme.lower(), credential.text)
 
     def _digest(self, *parts: str) -> bytes:
-        # with the lengths, so that no two lists of parts read the same
-        text = "".join(f"{len(part)}:{part}" for part in parts)
-        return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256")
-
-    def _remember(self, key: str, user: User | None, lifetime_s: float) -> None:
-        value = None if user is None else {**user.as_json(), "attributes": dict(user.attributes)}
-        text = json.dumps({"user": value})
-        signed = {"text": text, "signature": self._digest("value", key, text).hex()}
-        self._cache.put(key, signed, lifetime_s=lifetime_s)
-
-    def _recall(self, key: str) -> "User | _Nobody | None":
-        """A remembered user, a remembered refusal, or None where nothing trustworthy is found."""
-        match self._cache.get(key):
-            case {"text": str(text), "signature": str(signature)}:
-                known = self._digest("value", key, text).hex()
-                if hmac.compare_digest(signature.encode("utf-8", "replace"), known.encode()):
-                    return _remembered(json.loads(text))
-        return None
+        return keyed_digest(self._key, *parts)
 
 
-def _has_secrets(user: User) -> bool:
-    return any(looks_secret(name) for name in user.attributes)
+def _has_secrets(attributes: Mapping[str, str]) -> bool:
+    return any(looks_secret(name) for name in attributes)
+
+
+def _whole(user: User) -> Mapping[str, Any]:
+    """What is said about a user, secrets included, but not until when."""
+    return {**user.as_json(), "attributes": dict(user.attributes)}
+
+
+def _user(whole: Mapping[str, Any]) -> User:
+    return replace(
+        User.from_json(whole),
+        attributes=MappingProxyType(whole["attributes"]),
+        valid_until=whole.get("valid_until"),
+    )
 
 
 def _may_know(authenticator: Authenticator, username: str) -> bool:
     """What an authenticator that lists its users says; others cannot tell."""
     has_user = getattr(authenticator, "has_user", None)
     return has_user is None or bool(has_user(username))
-
-
-class _Nobody:
-    """A remembered refusal."""
-
-
-def _remembered(value: Mapping[str, Any]) -> User | _Nobody:
-    user = value["user"]
-    if user is None:
-        return _Nobody()
-    return replace(User.from_json(user), attributes=MappingProxyType(user["attributes"]))
 
 
 def _open(
@@ -441,6 +467,8 @@ def _open(
             continue
         backend = load_backend(abstraction, kind)
         opened = backend(backend.Config.read(options, where=here), **context)
-        if metrics is not None:
-            opened = observed(opened, abstraction=abstraction, name=kind, metrics=metrics)
-        yield opened
+        for each in opened if isinstance(opened, Sequence) else (opened,):
+            if metrics is None:
+                yield each
+            else:
+                yield observed(each, abstraction=abstraction, name=kind, metrics=metrics)

@@ -18,6 +18,10 @@ class Grant:
 class Authorizer(Protocol):
     """Knows the users of its realm. Safe between threads."""
 
+    remembered_s: float
+    """How long an answer may be remembered and given again for the same user with the same roles and
+    attributes; 0 where asking costs nothing."""
+
     def grant(self, user: User) -> Grant:
         """What this user gets here; an unknown one gets nothing.
 

@@ -19,6 +19,7 @@ class PlainAuthorizer:
     """
 
     Config = PlainAuthorizerSection
+    remembered_s = 0.0
 
     def __init__(self, config: PlainAuthorizerSection) -> None:
         self._roles: dict[str, set[str]] = {}

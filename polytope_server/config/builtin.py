@@ -13,12 +13,32 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
     {
         ("request_store", "sqlite"): "polytope_server.config.embedded:SqliteStoreSection",
         ("queue", "sqlite"): "polytope_server.config.embedded:SqliteQueueSection",
+        ("queue", "rabbitmq"): "polytope_server.config.rabbitmq:RabbitMqSection",
         ("staging", "local"): "polytope_server.config.staging:LocalStagingSection",
         ("staging", "polytope"): "polytope_server.config.staging:ObjectStoreSection",
         ("staging", "s3"): "polytope_server.config.staging:S3Section",
         ("caching", "memory"): "polytope_server.config.caching:MemoryCacheSection",
+        ("caching", "redis"): "polytope_server.config.caching:RedisCacheSection",
+        ("caching", "memcached"): "polytope_server.config.caching:MemcachedCacheSection",
+        ("caching", "mongodb"): "polytope_server.config.caching:MongoCacheSection",
         ("authentication", "plain"): "polytope_server.config.identity:PlainAuthenticatorSection",
+        ("authentication", "ecmwfapi"): "polytope_server.config.identity_services:EcmwfApiSection",
+        ("authentication", "jwt"): "polytope_server.config.identity_services:JwtSection",
+        (
+            "authentication",
+            "openid_offline_access",
+        ): "polytope_server.config.identity_services:OpenidOfflineAccessSection",
+        ("authentication", "keycloak"): "polytope_server.config.identity_services:KeycloakSection",
+        (
+            "authentication",
+            "federation",
+        ): "polytope_server.config.identity_services:FederationSection",
+        (
+            "authentication",
+            "auth-o-tron",
+        ): "polytope_server.config.identity_services:AuthOTronSection",
         ("authorization", "plain"): "polytope_server.config.identity:PlainAuthorizerSection",
+        ("authorization", "ldap"): "polytope_server.config.ldap:LdapAuthorizerSection",
         ("datasource", "fdb"): "polytope_server.config.datasources:FdbConfig",
         ("datasource", "echo"): "polytope_server.config.datasources:EchoConfig",
         ("datasource", "dummy"): "polytope_server.config.datasources:DummyConfig",
@@ -30,12 +50,6 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "request_store": frozenset({"mongodb"}),
-        "queue": frozenset({"rabbitmq"}),
-        "caching": frozenset({"redis", "memcached", "mongodb"}),
-        "authentication": frozenset(
-            {"ecmwfapi", "jwt", "keycloak", "openid_offline_access", "federation"}
-        ),
-        "authorization": frozenset({"ldap"}),
         "datasource": frozenset(
             {"mars", "polytope", "gribjump", "webmars", "federated", "ionbeam"}
         ),

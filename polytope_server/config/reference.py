@@ -31,6 +31,15 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "tracing": "tracing: {endpoint: http://collector:4318/v1/traces, sample_ratio: 0.1}",
     "request_store.sqlite": "request_store: {sqlite: {path: /data/requests.sqlite}}",
     "queue.sqlite": "queue: {sqlite: {path: /data/queue.sqlite}}",
+    "queue.rabbitmq": """\
+        queue:
+          rabbitmq:
+            host: rabbitmq.example.org
+            tls: true
+            virtual_host: polytope
+            name: polytope
+            user: polytope
+            password: ${RABBITMQ_PASSWORD}""",
     "staging.local": "staging: {local: {root_dir: /data/staging}}",
     "staging.polytope": """\
         staging:
@@ -52,6 +61,17 @@ EXAMPLES: Final[Mapping[str, str]] = {
             url: https://objects.example.org
             use_presigned_url: true""",
     "caching.memory": "caching: {memory: {max_entries: 50000}}",
+    "caching.redis": """\
+        caching:
+          redis: {host: cache, port: 6379, db: 0, password: "${REDIS_PASSWORD}", tls: true}""",
+    "caching.memcached": "caching: {memcached: {host: cache, port: 11211}}",
+    "caching.mongodb": """\
+        caching:
+          mongodb:
+            uri: mongodb://db:27017
+            username: polytope
+            password: "${MONGO_PASSWORD}"
+            collection: cache""",
     "authentication": """\
         authentication:
           example:
@@ -59,6 +79,63 @@ EXAMPLES: Final[Mapping[str, str]] = {
               local: {type: plain, users: [{uid: alice, password: "${ALICE_PASSWORD}"}]}
             authorizers:
               local: {type: plain, roles: {operator: [alice]}}""",
+    "api-keys": """\
+        api-keys:
+          enabled: true
+          lifetime: 30d
+          max_per_user: 5
+          authenticator: {type: ecmwfapi, url: https://api.ecmwf.int/v1}""",
+    "federation": """\
+        federation:
+          partner: {secret: "${PARTNER_SECRET}", allowed-realms: [partner]}""",
+    "authentication.ecmwfapi": """\
+        authentication:
+          ecmwf:
+            authenticators:
+              keys: {type: ecmwfapi, url: https://api.ecmwf.int/v1, timeout: 5}""",
+    "authentication.jwt": """\
+        authentication:
+          example:
+            authenticators:
+              tokens:
+                type: jwt
+                cert_url: https://login.example.org/realms/data/protocol/openid-connect/certs
+                issuer: https://login.example.org/realms/data
+                client_id: polytope
+                audience: [polytope]""",
+    "authentication.openid_offline_access": """\
+        authentication:
+          example:
+            authenticators:
+              keys:
+                type: openid_offline_access
+                iam_url: https://login.example.org
+                iam_realm: data
+                cert_url: https://login.example.org/realms/data/protocol/openid-connect/certs
+                public_client_id: polytope
+                private_client_id: polytope-server
+                private_client_secret: ${CLIENT_SECRET}
+                jwt_aud: polytope
+                jwt_iss: https://login.example.org/realms/data""",
+    "authentication.keycloak": """\
+        authentication:
+          example:
+            authenticators:
+              passwords:
+                type: keycloak
+                url: https://login.example.org
+                keycloak_realm: data
+                client_id: polytope-server
+                client_secret: ${CLIENT_SECRET}
+                attributes: {ecmwf-email: email}""",
+    "authentication.federation": """\
+        authentication:
+          partner:
+            authenticators:
+              peer: {type: federation, secret: "${PARTNER_SECRET}", allowed-realms: [partner]}""",
+    "authentication.auth-o-tron": """\
+        authentication:
+          auth-o-tron: {url: https://auth.example.org, secret: "${AUTH_SECRET}"}""",
     "authentication.plain": """\
         authentication:
           example:
@@ -77,7 +154,18 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 type: plain
                 roles: {operator: [alice], researcher: [alice, bob]}
                 user-attributes: {"a*": {site: reading}}""",
-    "api-keys": "api-keys: {enabled: true, lifetime: 30d, max_per_user: 5}",
+    "authorization.ldap": """\
+        authentication:
+          example:
+            authorizers:
+              directory:
+                type: ldap
+                url: ldaps://directory.example.org
+                search_base: DC=example,DC=org
+                filter: OU=Polytope
+                bind_dn: CN=polytope,OU=Service Accounts,DC=example,DC=org
+                ldap_password: "${LDAP_PASSWORD}"
+                uid_attribute: sAMAccountName""",
     "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",
     "datasource": """\
@@ -151,6 +239,7 @@ def _sections(whole: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
         found = _referred(part, definitions)
         if found and name not in _BACKENDS:
             yield name, found
+    yield "federation", definitions["PeerSection"]
     for group in _BACKENDS:
         if group == "authentication":
             yield group, definitions["RealmSection"]

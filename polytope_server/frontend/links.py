@@ -22,27 +22,37 @@ Signer = Callable[[], SignedLinks]
 """May raise `BackendUnavailable`; never blocks."""
 
 
-class SharedSigner:
-    """Signs with the key that all frontends of one store share, as soon as the store has told it."""
+class SharedSecret:
+    """The secret that all frontends of one store share, None until the store has told it. Never blocks."""
 
     def __init__(self, store: RequestStore, *, stop: Stop) -> None:
         self._store, self._stop = store, stop
-        self._links: SignedLinks | None = None
+        self._secret: bytes | None = None
         threading.Thread(target=self._learn, name="signing key", daemon=True).start()
 
-    def __call__(self) -> SignedLinks:
-        if self._links is None:
-            raise BackendUnavailable("The key of download links is not known yet.")
-        return self._links
+    def __call__(self) -> bytes | None:
+        return self._secret
 
     def _learn(self) -> None:
-        key = patiently(
+        secret = patiently(
             lambda: self._store.shared_secret("download links", secrets.token_urlsafe(32)),
             stop=self._stop,
             what="request_store",
             longest_pause_s=_LONGEST_PAUSE_S,
         )
-        self._links = SignedLinks(key.encode())
+        self._secret = secret.encode()
+
+
+def signer(secret: Callable[[], bytes | None]) -> Signer:
+    """Signs with a secret as soon as it is known."""
+
+    def signed_links() -> SignedLinks:
+        key = secret()
+        if key is None:
+            raise BackendUnavailable("The key of download links is not known yet.")
+        return SignedLinks(key)
+
+    return signed_links
 
 
 class Links:

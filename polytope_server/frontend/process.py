@@ -8,11 +8,13 @@ from typing import Any
 
 from polytope_server.asgi_server import listen_patiently, serve
 from polytope_server.authentication.identity import Identity
+from polytope_server.authentication.sealed import Secret
 from polytope_server.caching import Cache
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Choice, Config
+from polytope_server.config.realms import realms
 from polytope_server.frontend.app import Application, Services, create_app
-from polytope_server.frontend.links import SharedSigner, Signer
+from polytope_server.frontend.links import SharedSecret, signer
 from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.lifecycle import Hangup, Stop, open_chosen, open_traces
@@ -21,7 +23,6 @@ from polytope_server.observability.metrics import Metrics
 from polytope_server.observability.siblings import SharedListener
 from polytope_server.reloading import Build, Reload, Snapshot
 from polytope_server.request_store import RequestStore
-from polytope_server.signatures import SignedLinks
 
 
 def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
@@ -58,11 +59,12 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
 
         store: RequestStore = opened("request_store", config.request_store)
         cache: Cache = opened("caching", config.caching)
+        secret = _secret(config, store, stop)
         reload = Reload(
             files,
             hangup,
             ours.config,
-            _policy(cache, store, metrics),
+            _policy(cache, store, metrics, secret=secret),
             process=FRONTEND,
             looks=False,
             caution=logging.DEBUG,
@@ -74,7 +76,7 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             cache=cache,
             policy=reload.current,
             metrics=metrics,
-            signer=_signer(config, store, stop),
+            signer=signer(secret),
             traces=open_traces(config.tracing, process=FRONTEND),
         )
         reload.start()
@@ -98,26 +100,34 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
 
 
 def _policy(
-    cache: Cache, store: RequestStore | None = None, metrics: Metrics | None = None
+    cache: Cache,
+    store: RequestStore | None = None,
+    metrics: Metrics | None = None,
+    *,
+    secret: Secret | None = None,
 ) -> Build[Policy]:
     def build(snapshot: Snapshot, before: Policy | None) -> Policy:
         api_keys = snapshot.config.api_keys
         identity = Identity.build(
-            snapshot.config.authentication,
+            realms(snapshot.config),
             cache,
             before=before.identity if before else None,
             metrics=metrics,
             keys=store if api_keys.enabled else None,
+            secret=secret,
         )
         return Policy(identity=identity, collections=snapshot.collections, api_keys=api_keys)
 
     return build
 
 
-def _signer(config: Config, store: RequestStore, stop: Stop) -> Signer:
-    """With the configured key of download links, or the one that all frontends of this store share."""
+def _secret(config: Config, store: RequestStore, stop: Stop) -> Secret:
+    """The configured key of download links, or the one that all frontends of this store share.
+
+    Besides links it signs what frontends with a shared cache tell each other.
+    """
     key = config.frontend.signing_key
     if key is None:
-        return SharedSigner(store, stop=stop)
-    links = SignedLinks(key.get_secret_value().encode())
-    return lambda: links
+        return SharedSecret(store, stop=stop)
+    secret = key.get_secret_value().encode()
+    return lambda: secret

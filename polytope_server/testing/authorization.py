@@ -27,6 +27,9 @@ class AuthorizerContract:
             assert found.roles == expected.roles
             assert dict(found.attributes) == dict(expected.attributes)
 
+    def test_it_says_how_long_it_may_be_remembered(self, authorizer: Authorizer) -> None:
+        assert authorizer.remembered_s >= 0
+
     @pytest.mark.parametrize("name", STRANGERS, ids=range(len(STRANGERS)))
     def test_a_stranger_gets_nothing(self, authorizer: Authorizer, name: str) -> None:
         found = authorizer.grant(User(username=name, realm="example"))

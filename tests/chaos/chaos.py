@@ -2,8 +2,10 @@
 
 One in ten is not killed but stopped for longer than its lease, and wakes up to find that it has lost it.
 
-``python tests/chaos/chaos.py [--seed N] [--kills 200]``. The seed is printed; the same seed picks the same
-processes and the same moments again. Promises, as `docs/benchmarks.md` tells them:
+``python tests/chaos/chaos.py [--seed N] [--kills 200] [--stack]``. The seed is printed; the same seed picks
+the same processes and the same moments again. With ``--stack`` the back-ends are servers, and victims as
+well: killed and started again, stopped, not heard, not reached, cut off in the middle of an answer. Promises,
+as `docs/benchmarks.md` tells them:
 
 - a request that was accepted ends, in its result or in the failure that it was made for;
 - a result that was announced is there, whole, and is what the datasource was asked for;
@@ -23,7 +25,8 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -31,15 +34,25 @@ from typing import Any
 
 import requests
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
 from deployment import Deployment, until
+from fullstack import Back, all_is_well, harmable
+from services.proxy import Mode
+
+from polytope_server.config.loading import load
+from polytope_server.lifecycle import Stop, open_chosen
 
 VICTIMS = ("frontend", "broker", "broker-2", "worker", "worker-2", "garbage-collector", "slot")
 CLIENTS = 4
 LEASE_S = 2
 LOST_RUN_S = 1.5
 """How long a run may go on that has lost its lease: it asks once a second whether it has."""
+LOST_RUN_AWAY_S = 15.0
+"""The same where a store may be away, or silent, when it asks."""
+AWAY_S = 6.0
+"""How long a server is kept away at most."""
 STALLS = 0.1
 """The part of the kills that are stalls."""
 STALL_S = LEASE_S + 1.5
@@ -85,58 +98,75 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument(
+        "--stack", action="store_true", help="on servers, which are victims as well"
+    )
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"SEED={seed}: {options.kills} kills", flush=True)
+    started = _on_servers if options.stack else _embedded
     with tempfile.TemporaryDirectory(prefix="polytope-chaos-") as temporary:
         try:
-            _run(Path(temporary) / "d", random.Random(seed), kills=options.kills)
+            with started(Path(temporary) / "d") as (server, backs):
+                _run(server, backs, random.Random(seed), kills=options.kills)
         except AssertionError as exc:
             sys.exit(f"BROKEN with SEED={seed}: {exc}")
     print(f"all promises were kept (SEED={seed})")
 
 
-def _run(directory: Path, chance: random.Random, *, kills: int) -> None:
+@contextmanager
+def _embedded(directory: Path) -> Iterator[tuple[Deployment, Mapping[str, Back]]]:
     with Deployment(directory, changes=CHANGES) as server:
         server.start("broker", label="broker-2")
         server.start("worker", label="worker-2")
-        ledger, over = Ledger(), threading.Event()
-        broken: list[BaseException] = []
-        clients = [
-            threading.Thread(
-                target=_client, args=(server, ledger, random.Random(chance.random()), over, broken)
-            )
-            for _ in range(CLIENTS)
-        ]
+        yield server, {}
+
+
+@contextmanager
+def _on_servers(directory: Path) -> Iterator[tuple[Deployment, Mapping[str, Back]]]:
+    with harmable(directory, CHANGES) as (server, backs):
+        server.start("broker", label="broker-2")
+        yield server, backs
+
+
+def _run(
+    server: Deployment, backs: Mapping[str, Back], chance: random.Random, *, kills: int
+) -> None:
+    ledger, over = Ledger(), threading.Event()
+    broken: list[BaseException] = []
+    clients = [
+        threading.Thread(
+            target=_client, args=(server, ledger, random.Random(chance.random()), over, broken)
+        )
+        for _ in range(CLIENTS)
+    ]
+    for client in clients:
+        client.start()
+    victims = [*VICTIMS, *backs]
+    begin = time.monotonic()
+    try:
+        for number in range(1, kills + 1):
+            victim = chance.choice(victims)
+            time.sleep(chance.uniform(0.0, 1.0))
+            with ledger.lock:
+                before = dict(ledger.open)
+            _harm(server, backs, victim, chance)
+            assert not broken, f"a client met something else: {broken[0]!r}"
+            _settle(server, ledger, before)
+            if number % 10 == 0:
+                seconds = time.monotonic() - begin
+                print(f"{number} kills, {ledger.kept} requests, {seconds:.0f} s", flush=True)
+    finally:
+        over.set()
         for client in clients:
-            client.start()
-        begin = time.monotonic()
-        try:
-            for number in range(1, kills + 1):
-                victim = chance.choice(VICTIMS)
-                time.sleep(chance.uniform(0.0, 1.0))
-                with ledger.lock:
-                    before = dict(ledger.open)
-                if victim != "slot" and chance.random() < STALLS:
-                    _stall(server, victim)
-                else:
-                    _kill(server, victim, chance)
-                    time.sleep(chance.uniform(0.0, 0.3))
-                    _start_again(server, victim)
-                assert not broken, f"a client met something else: {broken[0]!r}"
-                _settle(server, ledger, before)
-                if number % 10 == 0:
-                    seconds = time.monotonic() - begin
-                    print(f"{number} kills, {ledger.kept} requests, {seconds:.0f} s", flush=True)
-        finally:
-            over.set()
-            for client in clients:
-                client.join()
-        assert not broken, f"a client met something else: {broken[0]!r}"
-        _settle(server, ledger, dict(ledger.open))
-        _check_keys(ledger)
-        _check_attempts(server)
-        _check_staging(server, ledger)
+            client.join()
+    assert not broken, f"a client met something else: {broken[0]!r}"
+    if backs:
+        until(lambda: all_is_well(server), deadline_s=END_S, what="all servers are there again")
+    _settle(server, ledger, dict(ledger.open))
+    _check_keys(ledger)
+    _check_attempts(server, lost_run_s=LOST_RUN_AWAY_S if backs else LOST_RUN_S)
+    _check_staging(server, ledger)
 
 
 # --- what clients do
@@ -206,7 +236,63 @@ def _patiently(call: Callable[[], requests.Response]) -> requests.Response:
         time.sleep(0.05)
 
 
-# --- what happens to processes
+# --- what happens to processes and servers
+
+
+def _harm(
+    server: Deployment, backs: Mapping[str, Back], victim: str, chance: random.Random
+) -> None:
+    if victim in backs:
+        harm = chance.choice((_killed, _stopped, _unheard, _unreached, _refused, _cut, _reset))
+        harm(backs[victim], chance.uniform(0.0, AWAY_S))
+    elif victim != "slot" and chance.random() < STALLS:
+        _stall(server, victim)
+    else:
+        _kill(server, victim, chance)
+        time.sleep(chance.uniform(0.0, 0.3))
+        _start_again(server, victim)
+
+
+def _killed(back: Back, away_s: float) -> None:
+    back.server.kill()
+    time.sleep(away_s)
+    back.server.start()
+
+
+def _stopped(back: Back, away_s: float) -> None:
+    back.server.pause()
+    time.sleep(away_s)
+    back.server.resume()
+
+
+def _in_mode(back: Back, mode: Mode, away_s: float) -> None:
+    back.proxy.mode = mode
+    time.sleep(away_s)
+    back.proxy.mode = Mode.PASS
+
+
+def _unheard(back: Back, away_s: float) -> None:
+    _in_mode(back, Mode.LOSE_REPLIES, away_s)
+
+
+def _unreached(back: Back, away_s: float) -> None:
+    _in_mode(back, Mode.BLACKHOLE, away_s)
+
+
+def _refused(back: Back, away_s: float) -> None:
+    back.proxy.reset_all()
+    _in_mode(back, Mode.REFUSE, away_s)
+
+
+def _cut(back: Back, away_s: float) -> None:
+    """Every connection breaks in the middle of some answer, and so do those that are made instead."""
+    back.proxy.hamper(cut_after=1500)
+    time.sleep(away_s)
+    back.proxy.hamper()
+
+
+def _reset(back: Back, _away_s: float) -> None:
+    back.proxy.reset_all()
 
 
 def _kill(server: Deployment, victim: str, chance: random.Random) -> None:
@@ -296,7 +382,7 @@ def _check_keys(ledger: Ledger) -> None:
     assert not doubles, f"one key, several requests: {doubles}"
 
 
-def _check_attempts(server: Deployment) -> None:
+def _check_attempts(server: Deployment, *, lost_run_s: float) -> None:
     """From the workers' logs: when each attempt began, and when it ended, if it was not killed."""
     begun: dict[str, dict[int, float]] = defaultdict(dict)
     ended: dict[tuple[str, int], float] = {}
@@ -323,7 +409,7 @@ def _check_attempts(server: Deployment) -> None:
             (attempt, ended.get((request_id, attempt))) for attempt in sorted(attempts)
         ):
             following = attempts.get(attempt + 1)
-            assert following is None or end is None or end - following < LOST_RUN_S, (
+            assert following is None or end is None or end - following < lost_run_s, (
                 f"attempts {attempt} and {attempt + 1} at {request_id} ran at once"
             )
 
@@ -340,13 +426,26 @@ def _seconds(asctime: str) -> float:
 
 def _check_staging(server: Deployment, ledger: Ledger) -> None:
     """When the collector has had its time, staging holds what was announced, and nothing else."""
-    root = server.directory / "staging"
 
     def strangers() -> set[str]:
-        names = {path.name for path in root.rglob("*") if path.is_file()}
-        return {name for name in names if name[:36] not in ledger.results or "-in-" in name}
+        return {
+            name for name in _names(server) if name[:36] not in ledger.results or "-in-" in name
+        }
 
     until(lambda: not strangers(), deadline_s=60, what=f"left in staging: {strangers()}")
+
+
+def _names(server: Deployment) -> Sequence[str]:
+    """Of all that lies in staging; where that is a directory, also what nobody is to see."""
+    root = server.directory / "staging"
+    if root.exists():
+        return [path.name for path in root.rglob("*") if path.is_file()]
+    config = load([server.file], environ=os.environ, system_file=None).config
+    staging = open_chosen("staging", config.staging, stop=Stop())
+    names: list[str] = []
+    while page := staging.list("", after=names[-1] if names else ""):
+        names += [each.name for each in page]
+    return names
 
 
 if __name__ == "__main__":

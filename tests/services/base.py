@@ -156,6 +156,12 @@ class Server(ABC):
     def pause(self) -> None:
         """SIGSTOP: connections are still accepted by the kernel, and nothing answers."""
         self._signal(signal.SIGSTOP)
+        end = time.monotonic() + _STOP_S
+        # the signal is only on its way when the call returns, and an answer might still come out
+        while not all(_is_stopped(child.pid) for child in self._children.values()):
+            if time.monotonic() > end:
+                raise StartFailed(f"{self.name}: cannot be paused")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
@@ -210,6 +216,15 @@ class Server(ABC):
                 start_new_session=True,
             )
         return self._children[label]
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether all of its threads are; one that has ended is."""
+    try:
+        stats = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread has ended just now
+        return False
+    return all(stat.rpartition(")")[2].split()[0] in "TZX" for stat in stats)
 
 
 def free_port() -> int:

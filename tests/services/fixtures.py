@@ -17,7 +17,12 @@ from services.base import Missing, Server
 S = TypeVar("S", bound=Server)
 
 SERVERS: Final = {
+    "rabbitmq": "services.rabbitmq:RabbitMq",
     "redis": "services.redis:Redis",
+    "memcached": "services.memcached:Memcached",
+    "mongodb": "services.mongodb:MongoDb",
+    "slapd": "services.slapd:Slapd",
+    "oidc": "services.oidc:OidcProvider",
     "radosgw": "services.radosgw:RadosGw",
     "seaweedfs": "services.seaweedfs:SeaweedFs",
     "moto": "services.moto:Moto",

@@ -25,6 +25,10 @@ class Use:
     options: Callable[[Any, int], Section]
 
 
+def _s3(server: Any, port: int) -> Section:
+    return {"s3": {**server.options, "port": port, "bucket": "polytope", "use_presigned_url": True}}
+
+
 def _ldap(slapd: Any, port: int) -> Section:
     module = import_module("services.slapd")
     return {
@@ -38,9 +42,15 @@ def _ldap(slapd: Any, port: int) -> Section:
 
 USES: Final[Mapping[str, Use]] = {
     "rabbitmq": Use("queue", lambda _, port: {"rabbitmq": {"host": "127.0.0.1", "port": port}}),
+    "mongodb": Use(
+        "request_store",
+        lambda _, port: {"mongodb": {"uri": f"mongodb://127.0.0.1:{port}/?directConnection=true"}},
+    ),
     "redis": Use("caching", lambda _, port: {"redis": {"host": "127.0.0.1", "port": port}}),
     "memcached": Use("caching", lambda _, port: {"memcached": {"host": "127.0.0.1", "port": port}}),
     "slapd": Use("authorizers", _ldap),
+    "radosgw": Use("staging", _s3),
+    "seaweedfs": Use("staging", _s3),
 }
 """By the name of the server; what takes longest to come up is first. ``authorizers`` belongs to a realm."""
 
@@ -60,15 +70,22 @@ class Stack:
     Args:
         directory: where everything of them lies; temporary ones if not given.
         lenient: go on without those that are not installed, and keep what to do in `missing`.
+        settings: of some servers, by name: more arguments for their class.
     """
 
     def __init__(
-        self, names: Sequence[str], *, directory: Path | None = None, lenient: bool = False
+        self,
+        names: Sequence[str],
+        *,
+        directory: Path | None = None,
+        lenient: bool = False,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._names = [name for name in USES if name in names]
         if unknown := set(names) - set(USES):
             raise ValueError(f"no such servers: {sorted(unknown)}; there are {', '.join(USES)}")
         self._directory, self._lenient = directory, lenient
+        self._settings = settings or {}
         self.servers: dict[str, Server] = {}
         self.missing: dict[str, str] = {}
         self._exit = ExitStack()
@@ -87,7 +104,8 @@ class Stack:
         with ExitStack() as starting:
             starting.callback(self._stop)
             for name, each in kinds.items():
-                self.servers[name] = each(self._directory / name if self._directory else None)
+                place = self._directory / name if self._directory else None
+                self.servers[name] = each(place, **self._settings.get(name, {}))
                 self.servers[name].launch()
             for server in self.servers.values():
                 server.until_ready()

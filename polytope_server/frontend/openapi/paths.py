@@ -131,6 +131,7 @@ class Paths:
                 "parameters": [
                     _path_parameter("key_id", "The id of a key, as it is listed.", EXAMPLE_ID)
                 ],
+                "get": self._key(),
                 "delete": self._revoke_key(),
             },
             f"{API}/test": {"get": self._test()},
@@ -565,6 +566,19 @@ class Paths:
             ),
         }
 
+    def _key(self) -> Json:
+        return {
+            "operationId": "key",
+            "tags": ["Account"],
+            "summary": "One of your API keys",
+            "security": self._security,
+            "responses": self._with_keys(
+                {"200": self._responses.json("The key, without the key.", "ApiKey")},
+                NotAuthenticated,
+                KeyNotFound,
+            ),
+        }
+
     def _revoke_key(self) -> Json:
         return {
             "operationId": "revokeKey",
@@ -632,7 +646,7 @@ class Paths:
             "description": "For those who send it calls only if it does.",
             "security": [],
             "responses": {
-                "200": say.json("All of it.", "States"),
+                "200": say.json("All of it that is needed; `caching` may be away.", "States"),
                 "500": say.internal_error(),
                 "503": say.json(
                     "Not all of it.",

@@ -14,6 +14,13 @@ VARIABLES = {
     "SIGNING_KEY": "a-key-for-signing-links",
     "STORE_TOKEN": "a-token-of-the-object-store",
     "ALICE_PASSWORD": "a-password",
+    "PARTNER_SECRET": "a-secret-of-a-peer",
+    "CLIENT_SECRET": "a-secret-of-a-client",
+    "AUTH_SECRET": "a-secret-of-the-server-that-knows",
+    "RABBITMQ_PASSWORD": "a-password",
+    "REDIS_PASSWORD": "a-password",
+    "MONGO_PASSWORD": "a-password",
+    "LDAP_PASSWORD": "a-password",
     "S3_ACCESS_KEY": "an-access-key",
     "S3_SECRET_KEY": "a-secret-key",
 }

@@ -11,7 +11,7 @@ import pytest
 
 from polytope_server.authentication import Authenticator
 from polytope_server.authentication.guessing import FREE_GUESSES
-from polytope_server.authentication.identity import Identity, Realm
+from polytope_server.authentication.identity import LIFETIME_S, Identity, Realm
 from polytope_server.authorization import Authorizer, Grant
 from polytope_server.caching.memory import MemoryCache
 from polytope_server.config.caching import MemoryCacheSection
@@ -54,8 +54,8 @@ class Tokens:
 
 
 class Grants:
-    def __init__(self, answer: Callable[[User], Grant]) -> None:
-        self.answer = answer
+    def __init__(self, answer: Callable[[User], Grant], *, remembered_s: float = 0.0) -> None:
+        self.answer, self.remembered_s = answer, remembered_s
         self.calls = 0
 
     def grant(self, user: User) -> Grant:
@@ -291,11 +291,183 @@ def test_the_cache_holds_neither_credentials_nor_secret_attributes() -> None:
     assert not any(secret in held for secret in hidden)
 
 
+@pytest.mark.parametrize("attributes", [{}, {"ecmwf-apikey": "xyzzy"}], ids=["cache", "process"])
+def test_nobody_is_remembered_for_longer_than_their_credential_is_good(
+    attributes: Mapping[str, str],
+) -> None:
+    monotonic, wall = [0.0], [1e9]
+    user = User(username="joe", realm="example", attributes=attributes, valid_until=wall[0] + 5)
+    tokens = Tokens({"a": user})
+    realm = Realm(authenticators=[tokens])
+    identity = Identity(
+        {"example": realm}, Recording(), clock=lambda: monotonic[0], now=lambda: wall[0]
+    )
+
+    def later(seconds: float) -> None:
+        monotonic[0] += seconds
+        wall[0] += seconds
+
+    assert identity.identify("Token a", address=HERE).valid_until == user.valid_until
+    later(4.9)
+    assert identity.recall("Token a") == user
+    assert identity.identify("Token a", address=HERE).valid_until == user.valid_until
+    assert tokens.calls == ["a"] * (2 if attributes else 1)
+    later(0.2)
+    assert identity.recall("Token a") is None
+    identity.identify("Token a", address=HERE)
+    assert len(tokens.calls) == (3 if attributes else 2)
+    assert (
+        identity.recall("Token a") is None
+    )  # it has ended already, so it is not remembered at all
+
+
+def test_a_cache_that_keeps_for_too_long_gives_nobody_more_time() -> None:
+    class Forever(Recording):
+        def put(self, key: str, value: Any, *, lifetime_s: float) -> None:
+            super().put(key, value, lifetime_s=1e9)
+
+    wall = [1e9]
+    user = User(username="joe", realm="example", valid_until=wall[0] + 5)
+    tokens = Tokens({"a": user})
+    cache = Forever()
+    identity = Identity({"r": Realm(authenticators=[tokens])}, cache, now=lambda: wall[0])
+    identity.identify("Token a", address=HERE)
+    wall[0] += 6
+    tokens.answers = {}
+    with pytest.raises(NotAuthenticated):
+        identity.identify("Token a", address=HERE)
+
+
+def test_a_user_with_secret_attributes_is_remembered_by_the_process_alone() -> None:
+    now = [0.0]
+    user = User(username="joe", realm="example", attributes={"ecmwf-apikey": "xyzzy"})
+    tokens, cache = Tokens({"a": user}), Recording()
+    realm = Realm(authenticators=[tokens])
+    identity = Identity({"example": realm}, cache, clock=lambda: now[0])
+    identity.identify("Token a", address=HERE)
+    now[0] += LIFETIME_S - 0.1
+    found = identity.recall("Token a")
+    assert found is not None
+    assert found.attributes["ecmwf-apikey"] == "xyzzy"
+    assert "xyzzy" not in repr(found)
+    now[0] += 0.2
+    assert identity.recall("Token a") is None
+    assert cache.seen == {}
+
+
 def test_two_processes_leave_different_keys_for_the_same_credential() -> None:
     one, other = Recording(), Recording()
     for cache in (one, other):
         Identity.build(REALMS, cache).identify(basic("joe", "s3cret"), address=HERE)
     assert not one.seen.keys() & other.seen.keys()
+
+
+def processes(cache: MemoryCache, *authenticators: Tokens, **options: Any) -> list[Identity]:
+    """One for each authenticator, all with one key and one cache, as frontends with a shared cache are."""
+    return [
+        Identity(
+            {"example": Realm(authenticators=(each,))}, cache, secret=lambda: b"k" * 32, **options
+        )
+        for each in authenticators
+    ]
+
+
+def test_processes_with_one_key_share_what_they_have_learnt() -> None:
+    cache = Recording()
+    asked, not_asked = Tokens({"a": JOE}), Tokens({})
+    one, other = processes(cache, asked, not_asked)
+    for each in (one, other):
+        assert each.identify("Token a", address=HERE) == JOE
+        with pytest.raises(NotAuthenticated):
+            each.identify("Token b", address=HERE)
+    assert asked.calls == ["a", "b"]
+    assert not_asked.calls == []
+
+
+def test_processes_with_one_key_and_other_sections_share_nothing() -> None:
+    cache = Recording()
+    for password in ("old", "new"):
+        sections = changed(joe=password)
+        identity = Identity.build(sections, cache, secret=lambda: b"k" * 32)
+        assert identity.identify(basic("joe", password), address=HERE).username == "joe"
+        for wrong in {"old", "new"} - {password}:
+            with pytest.raises(NotAuthenticated):
+                identity.identify(basic("joe", wrong), address=HERE)
+
+
+def test_what_was_remembered_ends_whoever_puts_it_into_the_cache_again() -> None:
+    now = [1e9]
+    cache = Recording()
+    tokens = Tokens({"a": JOE})
+    (before,) = processes(cache, tokens, date=lambda: now[0])
+    before.identify("Token a", address=HERE)
+    ((key, kept),) = cache.seen.items()
+    now[0] += 61
+    cache.put(key, kept, lifetime_s=3600)
+    tokens.answers = {}
+    (after,) = processes(cache, tokens, date=lambda: now[0])
+    with pytest.raises(NotAuthenticated):
+        after.identify("Token a", address=HERE)
+
+
+def test_roles_are_remembered_as_long_as_the_authorizer_says() -> None:
+    # also where the login is not
+    now = [1e9]
+    tokens = Tokens({"a": JOE, "b": ANN})
+    tokens.cacheable = False
+    grants = Grants(lambda user: Grant(roles={user.username}), remembered_s=30)
+    fresh = Grants(lambda user: Grant(attributes={"site": "reading"}))
+    realm = Realm(authenticators=(tokens,), authorizers=(fresh, grants))
+    identity = Identity({"example": realm}, Recording(), date=lambda: now[0])
+    for _ in range(3):
+        joe = identity.identify("Token a", address=HERE)
+        assert (joe.roles, dict(joe.attributes)) == ({"default", "joe"}, {"site": "reading"})
+        assert identity.identify("Token b", address=HERE).roles == {"default", "ann"}
+    assert (grants.calls, fresh.calls) == (2, 6)
+    now[0] += 30
+    assert identity.identify("Token a", address=HERE).roles == {"default", "joe"}
+    assert grants.calls == 3
+
+
+def test_roles_are_remembered_for_users_with_the_same_roles_and_attributes_only() -> None:
+    users = {
+        "a": JOE,
+        "b": User(username="joe", realm="example", roles=frozenset({"default", "admin"})),
+        "c": User(username="joe", realm="example", attributes={"account": "x"}),
+        "d": User(username="joe", realm="example", attributes={"account": "y"}),
+    }
+    grants = Grants(
+        lambda user: Grant(roles={f"{len(user.roles)}{user.attributes.get('account')}"}),
+        remembered_s=30,
+    )
+    identity = identity_of(Tokens(users), authorizers=(grants,))
+    found = [identity.identify(f"Token {each}", address=HERE).roles for each in users]
+    assert [min(roles) for roles in found] == ["1None", "2None", "1x", "1y"]
+
+
+def test_secret_attributes_of_an_authorizer_are_not_remembered() -> None:
+    cache = Recording()
+    grants = Grants(lambda user: Grant(attributes={"ecmwf-apikey": "xyzzy"}), remembered_s=30)
+    identity = identity_of(Tokens({"a": JOE}), authorizers=(grants,), cache=cache)
+    for _ in range(2):
+        assert identity.identify("Token a", address=HERE).attributes["ecmwf-apikey"] == "xyzzy"
+    assert cache.seen == {}
+    assert grants.calls == 2
+
+
+def test_an_authorizer_that_is_away_is_not_remembered() -> None:
+    answers: list[Any] = [BackendUnavailable("LDAP is away"), Grant(roles={"one"})]
+
+    def answer(user: User) -> Grant:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    identity = identity_of(Tokens({"a": JOE}), authorizers=(Grants(answer, remembered_s=30),))
+    with pytest.raises(BackendUnavailable):
+        identity.identify("Token a", address=HERE)
+    assert identity.identify("Token a", address=HERE).roles == {"default", "one"}
 
 
 def test_who_can_write_the_cache_cannot_become_somebody_else() -> None:
@@ -305,7 +477,9 @@ def test_who_can_write_the_cache_cannot_become_somebody_else() -> None:
     joes_key, joes = next(iter(cache.seen.items()))
     identity.identify("Token b", address=HERE)
     anns = next(value for key, value in cache.seen.items() if key != joes_key)
-    operator = json.dumps({"user": {**json.loads(joes["text"])["user"], "roles": ["operator"]}})
+    said = json.loads(joes["text"])
+    said["value"]["user"]["roles"] = ["operator"]
+    operator = json.dumps(said)
     forgeries: tuple[Any, ...] = (
         {**joes, "text": operator},
         {"text": operator, "signature": "é"},

@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 from polytope_server.asgi_server import listen_patiently
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.loading import BASE_VARIABLE, Loaded, are_there, load
+from polytope_server.config.realms import realms
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.lifecycle import PARENT_VARIABLE, Hangup, Stop
 from polytope_server.observability.health import ask
@@ -122,7 +123,7 @@ class _OperatorsFiles:
             ConfigurationError: they cannot be used.
         """
         has_users = are_there(self._named, environ=os.environ) and bool(
-            self._files.load().config.authentication
+            realms(self._files.load().config)
         )
         self._password = None if has_users else password_of(self._data_dir)
         return configuration(self._data_dir, port=PORT, password=self._password)

@@ -24,6 +24,8 @@ class User:
     attributes: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False, hash=False
     )
+    valid_until: float | None = field(default=None, compare=False, hash=False)
+    """Unix time at which what says so ends, such as a token; None if it has no end of its own. Not stored."""
 
     @property
     def id(self) -> str:

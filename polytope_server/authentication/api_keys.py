@@ -14,6 +14,7 @@ import hmac
 import re
 import secrets
 import zlib
+from dataclasses import replace
 from typing import Final
 
 from polytope_server.authentication import header
@@ -87,7 +88,7 @@ class ApiKeyAuthenticator:
         known = self._store.key(digest(key)) if key is not None else None
         if key is None or known is None or not hmac.compare_digest(known.digest, digest(key)):
             raise NotAuthenticated("This is not an API key that is good here.")
-        return known.user
+        return replace(known.user, valid_until=known.expires_at)
 
 
 def _key(credential: str) -> str | None:

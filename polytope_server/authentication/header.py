@@ -1,5 +1,7 @@
 """The Authorization header as clients of this service write it: several credentials, by commas."""
 
+import base64
+import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Final
@@ -54,3 +56,30 @@ def challenge(scheme: str, *, realm: str) -> str:
     plain = _NOT_IN_A_QUOTED_STRING.sub("?", realm)
     escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
     return f'{scheme} realm="{escaped}"'
+
+
+def login(credential: str) -> tuple[str, str]:
+    """User name and password of a Basic credential; the password may hold colons and anything else.
+
+    UTF-8, as the standard wishes; what cannot be that is Latin-1, which Python's own clients send.
+    """
+    try:
+        raw = base64.b64decode(credential, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise NotAuthenticated("A Basic credential is base64 of user:password.") from exc
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    uid, colon, password = text.partition(":")
+    if not colon:
+        raise NotAuthenticated("A Basic credential is base64 of user:password.")
+    return uid, password
+
+
+def email_key(credential: str) -> tuple[str, str]:
+    """Address and key of an EmailKey credential: what is before the first colon, and behind it."""
+    email, _, key = (part.strip(_BLANK) for part in credential.partition(":"))
+    if not (email and key and credential.isprintable()):
+        raise NotAuthenticated("An EmailKey credential is address:key.")
+    return email, key

@@ -55,6 +55,8 @@ _REFUSED: Final = "The credentials were not accepted."
 _NO_KEY_FOR_A_KEY: Final = (
     "An API key cannot be used to make another one; log in with the credentials of your account."
 )
+_NOWHERE: Final = b""
+"""Stands for where a credential that names nobody is counted."""
 _SPEAKS_FOR_OTHERS: Final = "federation"
 """The scheme of servers that speak for users of theirs."""
 
@@ -71,7 +73,8 @@ class Identity:
     """Identifies users by credentials of any scheme of any realm. Safe between threads.
 
     Answers are remembered for a short while, in a cache of which only that is believed which we, or those
-    who share our secret, have put there; see `SealedCache`. A user with secret attributes is not cached.
+    who share our secret, have put there; see `SealedCache`. A user with secret attributes is remembered by
+    this process alone. Nobody is remembered for longer than what they came with is good.
 
     API keys are looked up in the store each time, or every other second: only what the authorizers say of
     their users is remembered as above. A text that is a key of ours is shown to no other authenticator.
@@ -91,6 +94,7 @@ class Identity:
         lifetime_s: float = LIFETIME_S,
         refusal_lifetime_s: float = REFUSAL_LIFETIME_S,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
         sections: Mapping[str, RealmSection] | None = None,
         before: "Identity | None" = None,
         keys: Authenticator | None = None,
@@ -108,7 +112,7 @@ class Identity:
         self._guesses: Guesses = before._guesses if before else Guesses(clock=clock)
         text = json.dumps({name: realm.written() for name, realm in self._sections.items()})
         self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
-        self._clock = clock
+        self._clock, self._now = clock, now
         self._lock = Lock()
         self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self._by_scheme: dict[str, list[Authenticator]] = {}
@@ -240,8 +244,9 @@ class Identity:
             if remembered["user"] is None:
                 raise NotAuthenticated(_REFUSED)
             user = _user(remembered["user"])
-            self._know(authorization, user)
-            return user
+            if self._rest_s(user, self._lifetime_s) > 0:
+                self._know(authorization, user)
+                return user
         found = self._authenticate(credentials, address)
         if found is None:
             logger.info("Credentials were refused", extra={"address": address})
@@ -250,13 +255,16 @@ class Identity:
         user, authenticator = found
         if authenticator is self._keys:
             user = self._with_remembered_grants(user)
-            if not _has_secrets(user.attributes):
-                self._know(authorization, user, lifetime_s=KEY_KNOWN_S)
+            self._know(authorization, user, lifetime_s=KEY_KNOWN_S)
             return user
         user = self._with_grants(user)
-        if authenticator.cacheable and not _has_secrets(user.attributes):
-            value = {"user": _whole(user)}
-            self._remembered.put(*place, value=value, lifetime_s=self._lifetime_s)
+        if not authenticator.cacheable:
+            return user
+        if _has_secrets(user.attributes):
+            self._know(authorization, user, lifetime_s=self._lifetime_s)
+        elif (rest_s := self._rest_s(user, self._lifetime_s)) > 0:
+            value = {"user": {**_whole(user), "valid_until": user.valid_until}}
+            self._remembered.put(*place, value=value, lifetime_s=rest_s)
             self._know(authorization, user)
         return user
 
@@ -295,9 +303,15 @@ class Identity:
         realm = self._realms.get(user.realm, Realm())
         return any(_may_know(each, user.username) for each in realm.authenticators)
 
+    def _rest_s(self, user: User, lifetime_s: float) -> float:
+        """How long they may be remembered: so long, or as long as what they came with is good."""
+        if user.valid_until is None:
+            return lifetime_s
+        return min(lifetime_s, user.valid_until - self._now())
+
     def _know(self, authorization: str | None, user: User, *, lifetime_s: float = KNOWN_S) -> None:
         with self._lock:
-            until = self._clock() + min(lifetime_s, self._lifetime_s)
+            until = self._clock() + self._rest_s(user, min(lifetime_s, self._lifetime_s))
             self._known[self._digest("known", authorization or "")] = (until, user)
             if len(self._known) > _MAX_KNOWN:
                 self._known.popitem(last=False)
@@ -329,7 +343,7 @@ class Identity:
                 if each is self._keys and not self._is_known(user):
                     logger.info("An API key of somebody who is no user any more was refused")
                     continue
-                for place in places:
+                for place in places or [_NOWHERE]:
                     self._guesses.was_right(place, guess)
                 return user, each
             if judged:
@@ -355,11 +369,12 @@ class Identity:
         return user
 
     def _with_remembered_grants(self, user: User) -> User:
-        """The same, for a user whose roles need not be asked for again with each request."""
+        """The same, for the user of a key, whose roles need not be asked for again with each request."""
         place = ("grants", self._fingerprint, json.dumps(_whole(user), sort_keys=True))
         remembered = self._remembered.get(*place)
         if remembered is not None:
-            return _user(remembered)
+            # another key of the same user may be good for longer, or not for so long
+            return replace(_user(remembered), valid_until=user.valid_until)
         user = self._with_grants(user)
         if not _has_secrets(user.attributes):
             self._remembered.put(*place, value=_whole(user), lifetime_s=self._lifetime_s)
@@ -413,11 +428,16 @@ def _has_secrets(attributes: Mapping[str, str]) -> bool:
 
 
 def _whole(user: User) -> Mapping[str, Any]:
+    """What is said about a user, secrets included, but not until when."""
     return {**user.as_json(), "attributes": dict(user.attributes)}
 
 
 def _user(whole: Mapping[str, Any]) -> User:
-    return replace(User.from_json(whole), attributes=MappingProxyType(whole["attributes"]))
+    return replace(
+        User.from_json(whole),
+        attributes=MappingProxyType(whole["attributes"]),
+        valid_until=whole.get("valid_until"),
+    )
 
 
 def _may_know(authenticator: Authenticator, username: str) -> bool:
@@ -449,6 +469,8 @@ def _open(
             continue
         backend = load_backend(abstraction, kind)
         opened = backend(backend.Config.read(options, where=here), **context)
-        if metrics is not None:
-            opened = observed(opened, abstraction=abstraction, name=kind, metrics=metrics)
-        yield opened
+        for each in opened if isinstance(opened, Sequence) else (opened,):
+            if metrics is None:
+                yield each
+            else:
+                yield observed(each, abstraction=abstraction, name=kind, metrics=metrics)

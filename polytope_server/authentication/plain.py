@@ -1,7 +1,5 @@
 """Users and passwords that stand in the configuration, by HTTP Basic."""
 
-import base64
-import binascii
 import hmac
 import secrets
 from collections.abc import Iterator, Mapping
@@ -74,7 +72,7 @@ class PlainAuthenticator:
 
     def login_name(self, credential: str) -> str:
         try:
-            uid, _ = _login(credential)
+            uid, _ = header.login(credential)
         except NotAuthenticated:
             return ""
         return uid
@@ -83,7 +81,7 @@ class PlainAuthenticator:
         return username in self._users
 
     def authenticate(self, credential: str) -> User:
-        uid, password = _login(credential)
+        uid, password = header.login(credential)
         entry = self._users.get(uid)
         if not self._is_right(uid, entry, password) or entry is None:
             raise NotAuthenticated("User name or password are not accepted.")
@@ -147,22 +145,3 @@ class PlainAuthenticator:
     def _decoy(self, uid: str) -> str:
         # the same one each time for the same name, as it would be if there were such a user
         return self._decoys[int.from_bytes(self._digest(uid, "")[:4]) % len(self._decoys)]
-
-
-def _login(credential: str) -> tuple[str, str]:
-    """User name and password of a Basic credential; the password may hold colons and anything else.
-
-    UTF-8, as the standard wishes; what cannot be that is Latin-1, which Python's own clients send.
-    """
-    try:
-        raw = base64.b64decode(credential, validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise NotAuthenticated("A Basic credential is base64 of user:password.") from exc
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    uid, colon, password = text.partition(":")
-    if not colon:
-        raise NotAuthenticated("A Basic credential is base64 of user:password.")
-    return uid, password

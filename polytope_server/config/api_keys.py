@@ -18,4 +18,4 @@ class ApiKeysSection(Section):
     max_per_user: Annotated[Whole, Field(ge=1, le=1000)] = 10
     """Keys that one user may have at once."""
     authenticator: Annotated[Mapping[str, Any], Field(repr=False)] = Field(default_factory=dict)
-    """Not read: who else would tell users by keys."""
+    """Who else tells users by keys: one authenticator with its `type`. Its users are of realm `polytope`."""

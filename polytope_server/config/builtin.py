@@ -23,6 +23,21 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
         ("caching", "memcached"): "polytope_server.config.caching:MemcachedCacheSection",
         ("caching", "mongodb"): "polytope_server.config.caching:MongoCacheSection",
         ("authentication", "plain"): "polytope_server.config.identity:PlainAuthenticatorSection",
+        ("authentication", "ecmwfapi"): "polytope_server.config.identity_services:EcmwfApiSection",
+        ("authentication", "jwt"): "polytope_server.config.identity_services:JwtSection",
+        (
+            "authentication",
+            "openid_offline_access",
+        ): "polytope_server.config.identity_services:OpenidOfflineAccessSection",
+        ("authentication", "keycloak"): "polytope_server.config.identity_services:KeycloakSection",
+        (
+            "authentication",
+            "federation",
+        ): "polytope_server.config.identity_services:FederationSection",
+        (
+            "authentication",
+            "auth-o-tron",
+        ): "polytope_server.config.identity_services:AuthOTronSection",
         ("authorization", "plain"): "polytope_server.config.identity:PlainAuthorizerSection",
         ("authorization", "ldap"): "polytope_server.config.ldap:LdapAuthorizerSection",
         ("datasource", "fdb"): "polytope_server.config.datasources:FdbConfig",
@@ -35,14 +50,6 @@ SECTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 
 ANNOUNCED: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        "request_store": frozenset(),
-        "queue": frozenset(),
-        "staging": frozenset(),
-        "caching": frozenset(),
-        "authentication": frozenset(
-            {"ecmwfapi", "jwt", "keycloak", "openid_offline_access", "federation"}
-        ),
-        "authorization": frozenset(),
         "datasource": frozenset(
             {"mars", "polytope", "gribjump", "webmars", "federated", "ionbeam"}
         ),

@@ -10,12 +10,14 @@ from typing import Any, Final, NamedTuple
 
 from polytope_server.config.identity import RealmSection
 from polytope_server.config.model import Choice, Config
+from polytope_server.config.realms import realms
 from polytope_server.config.section import Section
 
 LIVE: Final[Mapping[str, frozenset[str] | None]] = MappingProxyType(
     {
         "authentication": None,
         "api_keys": None,
+        "federation": None,
         "coercion": None,
         "datasources": None,
         "collections": None,
@@ -109,7 +111,7 @@ def changes(running: Config, new: Config, *, process: str) -> Changes:
         collections_changed=_in_order(
             name for name in before.keys() & after.keys() if before[name] != after[name]
         ),
-        realms_changed=_in_order(_changed_realms(running.authentication, new.authentication)),
+        realms_changed=_in_order(_changed_realms(realms(running), realms(new))),
         users_added=len(new_logins - logins),
         users_removed=len(logins - new_logins),
         settings_changed=_in_order(rest),
@@ -136,7 +138,7 @@ def users(config: Config) -> int:
 
 
 def _logins(config: Config) -> Iterator[_Login]:
-    for realm, section in config.authentication.items():
+    for realm, section in realms(config).items():
         for name, options in section.authenticators.items():
             listed = options.get("users")
             for user in listed if isinstance(listed, list | tuple) else ():

@@ -11,6 +11,7 @@ from polytope_server.config.builtin import section_of
 from polytope_server.config.findings import Findings
 from polytope_server.config.model import CHOICES, CoercionSection, Config
 from polytope_server.config.nulls import (
+    API_KEYS,
     NOTHING_TO_TAKE,
     known_section,
     refuse_nulls,
@@ -48,7 +49,6 @@ from polytope_server.language.written import read_written
 
 _ABOUT_REQUESTS: Final = ("match", "defaults", "patch", ROLES)
 _SHORT_AGE_S: Final = 60.0
-_KEYS_OF_OTHERS: Final[Place] = ("api-keys", "authenticator")
 _REALM_PARTS: Final = (("authenticators", "authentication"), ("authorizers", "authorization"))
 
 _Some = TypeVar("_Some", bound=Section)
@@ -245,8 +245,8 @@ def check_backends(tree: Node, findings: Findings) -> Node:
             for name in parts.children.get(part, Node(value={})).children:
                 place = ("authentication", realm, part, name)
                 tree = _check_typed(tree, place, abstraction, findings)
-    if at(tree, _KEYS_OF_OTHERS) is not None:
-        tree = _with_unknown_hidden(tree, _KEYS_OF_OTHERS, is_datasource=False)
+    if (written := at(tree, API_KEYS)) is not None and written.children:
+        tree = _check_typed(tree, API_KEYS, "authentication", findings)
     return tree
 
 

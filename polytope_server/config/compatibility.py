@@ -7,8 +7,13 @@ from typing import Final
 
 from polytope_server.config.builtin import RENAMED
 from polytope_server.config.findings import Findings
+from polytope_server.config.identity_services import PROXIED
+from polytope_server.config.realms import AUTH_O_TRON
 from polytope_server.config.section import Place, place_text
 from polytope_server.config.tree import Node, at, leaves, put
+
+PROXY_VARIABLE: Final = "POLYTOPE_PROXY"
+"""Of the environment: the proxy of authenticators that ask somebody outside."""
 
 _MOVED: Final[Mapping[Place, Place]] = MappingProxyType(
     {
@@ -25,13 +30,11 @@ _NOT_READ: Final[Mapping[Place, str]] = MappingProxyType(
         ("frontend", "host"): "not read by the server; see public_url",
         ("garbage-collector", "metric_age"): "not read: metrics are not stored",
         ("telemetry",): "not read: this release has no telemetry service",
-        ("federation",): "not read: this release takes no users of other servers",
-        ("api-keys", "authenticator"): "not read: this release has no keys but its own",
         ("admin", "roles"): "not read: nothing asks for these roles; see admin.users",
     }
 )
 
-_AUTH_O_TRON: Final[Place] = ("authentication", "auth-o-tron")
+_BESIDE_AUTH_O_TRON: Final[tuple[Place, ...]] = (("federation",), ("api-keys",))
 _OPEN: Final = frozenset({"match", "defaults", "patch"})
 
 
@@ -61,12 +64,50 @@ def without_what_is_gone(tree: Node, findings: Findings) -> Node:
             text = "there is no metric store any more; take this section away, and read /metrics"
             findings.error(tree, ("metric_store",), text)
         tree = put(tree, ("metric_store",), None)
-    auth_o_tron = at(tree, _AUTH_O_TRON)
-    if auth_o_tron is not None and auth_o_tron.value is not None:
-        # it has always switched the realms beside it off; to let them in would open doors
-        text = "not part of this release; the realms beside it stay unread, so nobody can log in"
-        findings.warn(tree, _AUTH_O_TRON, text)
-        tree = put(tree, ("authentication",), replace(tree.children["authentication"], value={}))
+    return tree
+
+
+def with_auth_o_tron_alone(tree: Node, findings: Findings) -> Node:
+    """The same tree; if auth-o-tron identifies everybody, as a realm of that name, and without all others.
+
+    It has always switched off what is beside it; to let that in would open doors.
+    """
+    place = ("authentication", AUTH_O_TRON)
+    section = at(tree, place)
+    if section is None or section.value is None:
+        return tree
+    realms = tree.children["authentication"].children
+    others = [("authentication", name) for name in realms if name != AUTH_O_TRON]
+    for other in (*others, *_BESIDE_AUTH_O_TRON):
+        written = at(tree, other)
+        if written is not None and written.value not in (None, {}):
+            findings.warn(tree, other, "not read: authentication.auth-o-tron is used alone")
+            tree = put(tree, other, None)
+    if "authenticators" in section.children or not isinstance(section.value, Mapping):
+        return tree  # as it comes out of here, or a fault
+    kind = Node(value=AUTH_O_TRON, source=section.source)
+    made = replace(section, value={"type": kind, **section.children})
+    tree = put(tree, place, replace(section, value={}))
+    return put(tree, (*place, "authenticators", AUTH_O_TRON), made)
+
+
+def with_proxy_of_the_environment(tree: Node, environ: Mapping[str, str]) -> Node:
+    """The same tree; what has always gone through `POLYTOPE_PROXY` names it as its proxy."""
+    address = environ.get(PROXY_VARIABLE)
+    if not address:
+        return tree
+    places: list[Place] = [("api-keys", "authenticator")]
+    for realm, section in tree.children.get("authentication", Node(value={})).children.items():
+        named = section.children.get("authenticators", Node(value={})).children
+        places += [("authentication", realm, "authenticators", name) for name in named]
+    for place in places:
+        found = at(tree, place)
+        kind = found.children.get("type") if found is not None else None
+        if found is None or kind is None or kind.value not in PROXIED:
+            continue
+        if "proxy" not in found.children:
+            source = replace(found.source, variables=(PROXY_VARIABLE,))
+            tree = put(tree, (*place, "proxy"), Node(value=address, source=source))
     return tree
 
 

@@ -19,7 +19,9 @@ from polytope_server.config.checking import (
 from polytope_server.config.compatibility import (
     warn_of_other_types,
     warn_of_what_is_not_read,
+    with_auth_o_tron_alone,
     with_new_names,
+    with_proxy_of_the_environment,
     without_what_is_gone,
 )
 from polytope_server.config.expansion import Expansion
@@ -98,6 +100,8 @@ def load(
 
     tree = with_new_names(tree, findings)
     tree = without_what_is_gone(tree, findings)
+    tree = with_auth_o_tron_alone(tree, findings)
+    tree = with_proxy_of_the_environment(tree, environ)
     warn_of_what_is_not_read(tree, findings)
     warn_of_other_types(tree, findings)
     tree = with_defaults(tree)

@@ -21,6 +21,7 @@ from pydantic import (
 
 from polytope_server.config.api_keys import ApiKeysSection
 from polytope_server.config.identity import RealmSection
+from polytope_server.config.identity_services import PeerSection
 from polytope_server.config.section import (
     Duration,
     HomePath,
@@ -367,7 +368,8 @@ class Config(Section):
     authentication: Mapping[str, RealmSection] = Field(default_factory=dict, repr=False)
     """Realms by name."""
     api_keys: ApiKeysSection = Field(default_factory=ApiKeysSection, alias="api-keys")
-    federation: Raw = Field(default_factory=dict)
+    federation: Mapping[str, PeerSection] = Field(default_factory=dict)
+    """Other servers by name, which speak for users of theirs."""
     admin: AdminSection = Field(default_factory=AdminSection)
     coercion: CoercionSection = Field(default_factory=CoercionSection)
     tracing: TracingSection = Field(default_factory=TracingSection)

@@ -21,6 +21,9 @@ from polytope_server.errors import ConfigurationError
 NO_NULL: Final = "take it away, or write what it stands for"
 NOTHING_TO_TAKE: Final = f"null takes away what was said before, and nothing was; {NO_NULL}"
 
+API_KEYS: Final[Place] = ("api-keys", "authenticator")
+"""Where there may be an authenticator outside of all realms."""
+
 _HIDDEN: Final = "(a key)"
 _REALM_PARTS: Final = (("authenticators", "authentication"), ("authorizers", "authorization"))
 
@@ -53,6 +56,9 @@ def tell_unknown_nulls(tree: Node, findings: Findings) -> None:
             for name, entry in _children(parts, part).items():
                 kind = entry.children.get("type", Node(value="")).value
                 chosen.append((("authentication", realm, part, name), abstraction, str(kind)))
+    if (outside := at(tree, API_KEYS)) is not None:
+        kind = outside.children.get("type", Node(value="")).value
+        chosen.append((API_KEYS, "authentication", str(kind)))
     for place, abstraction, name in chosen:
         section = known_section(abstraction, name)
         if section is not None:

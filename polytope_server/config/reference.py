@@ -87,6 +87,63 @@ EXAMPLES: Final[Mapping[str, str]] = {
               local: {type: plain, users: [{uid: alice, password: "${ALICE_PASSWORD}"}]}
             authorizers:
               local: {type: plain, roles: {operator: [alice]}}""",
+    "api-keys": """\
+        api-keys:
+          enabled: true
+          lifetime: 30d
+          max_per_user: 5
+          authenticator: {type: ecmwfapi, url: https://api.ecmwf.int/v1}""",
+    "federation": """\
+        federation:
+          partner: {secret: "${PARTNER_SECRET}", allowed-realms: [partner]}""",
+    "authentication.ecmwfapi": """\
+        authentication:
+          ecmwf:
+            authenticators:
+              keys: {type: ecmwfapi, url: https://api.ecmwf.int/v1, timeout: 5}""",
+    "authentication.jwt": """\
+        authentication:
+          example:
+            authenticators:
+              tokens:
+                type: jwt
+                cert_url: https://login.example.org/realms/data/protocol/openid-connect/certs
+                issuer: https://login.example.org/realms/data
+                client_id: polytope
+                audience: [polytope]""",
+    "authentication.openid_offline_access": """\
+        authentication:
+          example:
+            authenticators:
+              keys:
+                type: openid_offline_access
+                iam_url: https://login.example.org
+                iam_realm: data
+                cert_url: https://login.example.org/realms/data/protocol/openid-connect/certs
+                public_client_id: polytope
+                private_client_id: polytope-server
+                private_client_secret: ${CLIENT_SECRET}
+                jwt_aud: polytope
+                jwt_iss: https://login.example.org/realms/data""",
+    "authentication.keycloak": """\
+        authentication:
+          example:
+            authenticators:
+              passwords:
+                type: keycloak
+                url: https://login.example.org
+                keycloak_realm: data
+                client_id: polytope-server
+                client_secret: ${CLIENT_SECRET}
+                attributes: {ecmwf-email: email}""",
+    "authentication.federation": """\
+        authentication:
+          partner:
+            authenticators:
+              peer: {type: federation, secret: "${PARTNER_SECRET}", allowed-realms: [partner]}""",
+    "authentication.auth-o-tron": """\
+        authentication:
+          auth-o-tron: {url: https://auth.example.org, secret: "${AUTH_SECRET}"}""",
     "authentication.plain": """\
         authentication:
           example:
@@ -117,7 +174,6 @@ EXAMPLES: Final[Mapping[str, str]] = {
                 bind_dn: CN=polytope,OU=Service Accounts,DC=example,DC=org
                 ldap_password: "${LDAP_PASSWORD}"
                 uid_attribute: sAMAccountName""",
-    "api-keys": "api-keys: {enabled: true, lifetime: 30d, max_per_user: 5}",
     "admin": "admin: {users: [polytope, ops]}",
     "coercion": "coercion: {allow_lists: [levelist], number_allow_zero: true}",
     "datasource": """\
@@ -191,6 +247,7 @@ def _sections(whole: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
         found = _referred(part, definitions)
         if found and name not in _BACKENDS:
             yield name, found
+    yield "federation", definitions["PeerSection"]
     for group in _BACKENDS:
         if group == "authentication":
             yield group, definitions["RealmSection"]

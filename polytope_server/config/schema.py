@@ -12,6 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from polytope_server.config.builtin import ANNOUNCED, SECTIONS
 from polytope_server.config.model import CHOICES, Config
+from polytope_server.config.realms import AUTH_O_TRON
 from polytope_server.config.section import DatasourceSection, Section
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -52,6 +53,8 @@ def schema() -> dict[str, Any]:
         }
         for made in ("anyOf", "$ref", "default"):
             properties[abstraction].pop(made, None)
+    alone = references[backends["authentication", AUTH_O_TRON], "validation"]
+    properties["authentication"]["properties"] = {AUTH_O_TRON: alone}
     entry = definitions["DatasourceSection"]
     _allow_datasources(properties, definitions, entry)
     definitions.pop("Choice", None)  # replaced by the back-ends that may be chosen
@@ -93,7 +96,7 @@ def _one_backend(
         for (group, name), model in backends.items()
         if group == abstraction
     }
-    announced = {name: {"type": "object"} for name in sorted(ANNOUNCED[abstraction])}
+    announced = {name: {"type": "object"} for name in sorted(ANNOUNCED.get(abstraction, ()))}
     return {
         "description": "Exactly one back-end, with its options",
         "type": "object",

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from polytope_server.config.loading import Loaded
+from polytope_server.config.realms import AUTH_O_TRON
 from polytope_server.config.secrecy import HIDDEN, looks_secret, masked
 from polytope_server.config.tree import Node
 
 _UNQUOTED: Final = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./-]*(?: [A-Za-z0-9_./-]+)*", re.ASCII)
 _NOT_TEXT: Final = re.compile(r"true|false|null|yes|no|on|off|[yn]|[0-9._xe-]+", re.IGNORECASE)
+_SECTIONS: Final = frozenset({"api-keys", AUTH_O_TRON})
+"""Sound like secrets, and are sections, whose models say what is one."""
 _INDENT: Final = "  "
-_READABLE: Final = frozenset({"api-keys"})
-"""Sections whose names sound like those of secrets; the model says what is one in them."""
 
 
 def show(loaded: Loaded) -> Iterator[str]:
@@ -26,9 +27,11 @@ def show(loaded: Loaded) -> Iterator[str]:
     for key, node in loaded.tree.children.items():
         if key == "datasources":
             continue
-        yield from _entry(
-            _quoted(key), node, indent="", hidden=looks_secret(key) and key not in _READABLE
-        )
+        yield from _entry(_quoted(key), node, indent="", hidden=_is_secret(key))
+
+
+def _is_secret(key: str) -> bool:
+    return key not in _SECTIONS and looks_secret(key)
 
 
 def _entry(label: str, node: Node, *, indent: str, hidden: bool) -> Iterator[str]:
@@ -46,7 +49,7 @@ def _entry(label: str, node: Node, *, indent: str, hidden: bool) -> Iterator[str
 
 def _mapping(items: Mapping[str, Node], *, indent: str, hidden: bool) -> Iterator[str]:
     for key, node in items.items():
-        yield from _entry(_quoted(key), node, indent=indent, hidden=hidden or looks_secret(key))
+        yield from _entry(_quoted(key), node, indent=indent, hidden=hidden or _is_secret(key))
 
 
 def _list(items: tuple[Node, ...], *, indent: str, hidden: bool) -> Iterator[str]:

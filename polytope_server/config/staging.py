@@ -163,7 +163,7 @@ class S3Section(Section):
     buffer_size: Annotated[Size, Field(ge=5 * _MIB, le=_GIB)] = 10 * _MIB
     """What is sent at a time; S3 takes no parts below 5M."""
     timeout: Annotated[Duration, Field(ge=0.1, le=30)] = 20.0
-    """How long the server may say nothing before a call is given up."""
+    """How long the server may say nothing, or be away in the middle of an upload or download."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -22,6 +22,7 @@ def demo_configuration(
                 }
             }
         },
+        "api-keys": {"enabled": True},
         "datasources": {
             FORECASTS: {
                 "type": "fdb",

@@ -12,6 +12,7 @@ from polytope_server.authentication.sealed import Secret
 from polytope_server.caching import Cache
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Choice, Config
+from polytope_server.config.realms import realms
 from polytope_server.frontend.app import Application, Services, create_app
 from polytope_server.frontend.links import SharedSecret, signer
 from polytope_server.frontend.policy import Policy
@@ -108,7 +109,7 @@ def _policy(
     def build(snapshot: Snapshot, before: Policy | None) -> Policy:
         api_keys = snapshot.config.api_keys
         identity = Identity.build(
-            snapshot.config.authentication,
+            realms(snapshot.config),
             cache,
             before=before.identity if before else None,
             metrics=metrics,

@@ -18,6 +18,7 @@ APIKEY = "joes-key-of-an-archive-6fd"
 USERS = {"joe": "pa:ss-joe-9c1", "ann": "ann-secret-77f", "eve": "eve-secret-31b"}
 PROCESSES = ("frontend", "broker", "worker", "garbage-collector")
 SIGNING_KEY = "signing-key-for-tests-5d2"
+PEER_REALM, PEER_SECRET = "peer", "secret-of-a-peer-4be"
 
 
 def free_port() -> int:
@@ -49,7 +50,7 @@ def configuration(directory: Path, port: int) -> dict[str, Any]:
         "greedy": {"type": "raise", "mode": "memory"},
     }
     collections = {
-        name: {"roles": everybody, "datasources": [source]}
+        name: {"roles": dict(everybody), "datasources": [source]}
         for name, source in {
             "c1": "echo",
             "all": "echo",
@@ -60,6 +61,7 @@ def configuration(directory: Path, port: int) -> dict[str, Any]:
             "greedy": "greedy",
         }.items()
     }
+    collections["c1"]["roles"][PEER_REALM] = ["default"]
     collections["secret"] = {"roles": {REALM: ["staff"]}, "datasources": ["echo"]}
     collections["limited"] = {
         "roles": everybody,
@@ -96,6 +98,7 @@ def configuration(directory: Path, port: int) -> dict[str, Any]:
                 "authorizers": {"local": {"type": "plain", "roles": {"staff": ["ann"]}}},
             }
         },
+        "federation": {"peer": {"secret": PEER_SECRET, "allowed-realms": [PEER_REALM]}},
         "datasources": datasources,
         "collections": collections,
     }

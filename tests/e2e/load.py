@@ -10,7 +10,7 @@ import requests
 from deployment import Deployment
 
 SIZES: Final = (0, 1, 65_537, 3_000_001)
-SLOW_SIZE: Final = 1_500_000
+SLOW_SIZE: Final = 1_000_000
 PATIENCE_S: Final = 90.0
 
 
@@ -78,7 +78,7 @@ class Load:
         """Submit, or archive, and leave it at that."""
         if number % 5 == 4:
             self._archive(key)
-        elif number % 7 == 0:
+        elif number % 11 == 0:
             self._submit(key, "slow", SLOW_SIZE)
         else:
             self._submit(key, "bytes", SIZES[number % len(SIZES)])

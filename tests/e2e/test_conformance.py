@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from deployment import APIKEY, REALM, USERS, Deployment, until
+from deployment import APIKEY, PEER_REALM, PEER_SECRET, REALM, USERS, Deployment, until
 
 SECURITY = {
     "Cache-Control": "no-cache, no-store",
@@ -129,9 +129,19 @@ def test_05_any_good_credential_of_several_is_enough(server: Deployment) -> None
 
 
 @check(6)
-def test_06_federation_belongs_to_a_later_backend(server: Deployment) -> None:
-    """The scheme is not configured here, so it must not let anybody in."""
-    assert with_header(server, "/user", "Federation secret:bob:realm").status_code == 401
+def test_06_a_peer_speaks_for_its_users(server: Deployment) -> None:
+    header = f"Federation {PEER_SECRET}:bob:{PEER_REALM}"
+    body = {"verb": "retrieve", "request": "x"}
+    accepted = requests.post(
+        f"{server.api}/requests/c1", json=body, headers={"Authorization": header}, timeout=60
+    )
+    assert accepted.status_code == 202
+    listed = with_header(server, "/requests/c1", header).json()["message"]
+    assert [(each["user"]["username"], each["user"]["realm"]) for each in listed] == [
+        ("bob", PEER_REALM)
+    ]
+    for other in (f"{PEER_SECRET}:joe:{REALM}", f"secret:bob:{PEER_REALM}", "secret:bob:realm"):
+        assert with_header(server, "/user", f"Federation {other}").status_code == 401
 
 
 @check(7)

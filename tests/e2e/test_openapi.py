@@ -72,6 +72,7 @@ def situation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Situation]:
             "max_unfinished": 5000,
         },
         "worker": {"timeout": 600},
+        "api-keys": {"enabled": True, "max_per_user": 1000},
         # DELETE takes "all" for all requests, and leaves the collection: to schemathesis, not deleted
         "collections": {"all": None},
     }
@@ -139,8 +140,25 @@ def test_every_documented_answer_can_be_had_and_is_as_documented(situation: Situ
     for path in ("/api/v1/user", "/api/v1/collections", "/api/v1/requests"):
         call("GET", path, root(path), 200)
         call("GET", path, root(path), 401, user=None)
-    call("POST", "/api/v1/auth/keys", "/auth/keys", 501, json={})
-    call("POST", "/api/v1/auth/keys", "/auth/keys", 401, json={}, user=None)
+
+    keys, a_key = "/api/v1/auth/keys", "/api/v1/auth/keys/{key_id}"
+    call("POST", keys, "/auth/keys", 200, json={"name": "laptop", "expires_in": "1h"})
+    call("POST", keys, "/auth/keys", 200)
+    call("POST", keys, "/auth/keys", 400, json={"expires_in": 0})
+    call("POST", keys, "/auth/keys", 401, json={}, user=None)
+    made = server.call("POST", "/auth/keys").json()
+    bearer = {"Authorization": f"Bearer {made['key']}"}
+    call("POST", keys, "/auth/keys", 403, json={}, user=None, headers=bearer)
+    call("POST", keys, "/auth/keys", 413, json={"name": "x" * 5000})
+    call("POST", keys, "/auth/keys", 415, data="x")
+    call("GET", keys, "/auth/keys", 200, user=None, headers=bearer)
+    call("GET", keys, "/auth/keys", 401, user=None)
+    call("GET", a_key, f"/auth/keys/{made['id']}", 200)
+    call("GET", a_key, "/auth/keys/nobodys", 404)
+    call("GET", a_key, f"/auth/keys/{made['id']}", 401, user=None)
+    call("DELETE", a_key, f"/auth/keys/{made['id']}", 200)
+    call("DELETE", a_key, f"/auth/keys/{made['id']}", 404)
+    call("DELETE", a_key, f"/auth/keys/{made['id']}", 401, user=None)
 
     poll = "/api/v1/requests/{name}"
     for request_id, status in (
@@ -222,6 +240,22 @@ def test_every_documented_answer_can_be_had_and_is_as_documented(situation: Situ
     assert seen == documented
 
 
+def test_without_api_keys_the_document_says_so(server: Deployment) -> None:
+    document = requests.get(f"{server.url}/openapi.json", timeout=60).json()
+    assert list(document["components"]["securitySchemes"]) == ["Basic"]
+    for method, path in (
+        ("post", ""),
+        ("get", ""),
+        ("get", "/{key_id}"),
+        ("delete", "/{key_id}"),
+    ):
+        responses = document["paths"][f"/api/v1/auth/keys{path}"][method]["responses"]
+        assert set(responses) - OURS == {"401", "501"}
+        response = server.call(method, f"/auth/keys{path}")
+        assert response.status_code == 501
+        assert "gives out no API keys" in response.json()["message"]
+
+
 def test_pages_of_another_origin_may_call(situation: Situation) -> None:
     def call(method: str, path: str, origin: str, **headers: str) -> requests.Response:
         headers = {"Origin": origin, **{name.replace("_", "-"): v for name, v in headers.items()}}
@@ -291,6 +325,7 @@ def test_schemathesis_finds_nothing_undocumented_and_no_5xx(
     server = situation.server
     query = dict(parse_qsl(urlsplit(situation.link).query))
     spare = [server.submit(str(n)) for n in range(20)]
+    keys = [server.call("POST", "/auth/keys").json()["id"] for _ in range(20)]
     collections = ["c1", "bytes", "secret"]
     ranges = ["bytes=0-1", "bytes=-2", "bytes=99-", "bytes=2-1", "lines=1-2"]
 
@@ -309,6 +344,7 @@ def test_schemathesis_finds_nothing_undocumented_and_no_5xx(
             "ids": {"values": situation.ids},
             "collections": {"values": collections},
             "spare": {"values": spare},
+            "keys": {"values": keys},
             "checksums": {"values": list(CHECKSUM.values())},
             "ranges": {"values": ranges},
             **{name: {"values": [value]} for name, value in query.items()},
@@ -329,8 +365,8 @@ def test_schemathesis_finds_nothing_undocumented_and_no_5xx(
                 "checks": {"not_a_server_error": fine_with_501},
             },
             {
-                "include-operation-id": "login",
-                "checks": {"not_a_server_error": fine_with_501},
+                "include-path": "/api/v1/auth/keys/{key_id}",
+                "parameters": {"path.key_id": some("keys", 0.5)},
             },
         ],
     }

@@ -8,14 +8,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
-from deployment import APIKEY, SIGNING_KEY, USERS, Deployment, until
+from deployment import APIKEY, PEER_SECRET, SIGNING_KEY, USERS, Deployment, until
 
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> tuple[Deployment, set[str], dict[str, str]]:
     """A deployment that was used in all kinds of ways, with the secrets that took, and its log."""
     directory = tmp_path_factory.mktemp("secrets")
-    secrets = {*USERS.values(), SIGNING_KEY, APIKEY}
+    secrets = {*USERS.values(), SIGNING_KEY, APIKEY, PEER_SECRET}
     owners: dict[str, str] = {}
     with Deployment(directory, changes={"logging": {"level": "DEBUG"}}) as server:
         for user, password in USERS.items():

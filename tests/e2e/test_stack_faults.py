@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group("stack-faults")
 
 BEFORE_S = 1.5
 """Of load, before the fault."""
-FAULT_S = 6.0
+FAULT_S = 5.0
 AGAIN_S = 60.0
 
 Harmable = tuple[FullStack, Mapping[str, Back]]

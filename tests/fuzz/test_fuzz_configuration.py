@@ -44,12 +44,12 @@ authentication:
     authenticators:
       local: {type: plain, users: [{uid: u, password: hunter2, attributes: {ecmwf-apikey: hunter2}},
                                    {uid: v, password: !file key, attributes: {site: hunter2}}]}
-      web: {type: jwt, client_secret: hunter2}
+      web: {type: keycloak, url: "https://c", client_id: i, keycloak_realm: r, client_secret: hunter2}
     authorizers: {local: {type: plain, roles: {staff: [u]}, user-attributes: {"u*": {key: hunter2}}}}
 admin: {users: [op], roles: {}}
 tracing: {endpoint: "http://127.0.0.1:4318", headers: {authorization: Bearer hunter2}}
-federation: {peer: {secret: hunter2}}
-api-keys: {authenticator: {type: x, pepper: hunter2}}
+federation: {peer: {secret: hunter2, allowed-realms: [p]}}
+api-keys: {authenticator: {type: jwt, cert_url: "https://c", client_id: i}}
 datasources:
   f: {type: fdb, fdb_config: {type: local}, match: {class: [od, rd], date: ">30d", step: 0/to/24},
       defaults: {expver: 1}}

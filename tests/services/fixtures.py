@@ -22,6 +22,7 @@ SERVERS: Final = {
     "memcached": "services.memcached:Memcached",
     "mongodb": "services.mongodb:MongoDb",
     "slapd": "services.slapd:Slapd",
+    "oidc": "services.oidc:OidcProvider",
     "radosgw": "services.radosgw:RadosGw",
     "seaweedfs": "services.seaweedfs:SeaweedFs",
     "moto": "services.moto:Moto",

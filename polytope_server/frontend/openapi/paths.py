@@ -131,6 +131,7 @@ class Paths:
                 "parameters": [
                     _path_parameter("key_id", "The id of a key, as it is listed.", EXAMPLE_ID)
                 ],
+                "get": self._key(),
                 "delete": self._revoke_key(),
             },
             f"{API}/test": {"get": self._test()},
@@ -562,6 +563,19 @@ class Paths:
             "security": self._security,
             "responses": self._with_keys(
                 {"200": self._responses.json("The oldest first.", "ApiKeys")}, NotAuthenticated
+            ),
+        }
+
+    def _key(self) -> Json:
+        return {
+            "operationId": "key",
+            "tags": ["Account"],
+            "summary": "One of your API keys",
+            "security": self._security,
+            "responses": self._with_keys(
+                {"200": self._responses.json("The key, without the key.", "ApiKey")},
+                NotAuthenticated,
+                KeyNotFound,
             ),
         }
 

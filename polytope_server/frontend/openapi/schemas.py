@@ -246,23 +246,19 @@ SCHEMAS: Final[Mapping[str, Json]] = {
             "id": EXAMPLE_ID,
         },
     ),
+    "ApiKey": _object(
+        "A key, without the key.",
+        {
+            "id": _text("By which it is revoked.", format="uuid"),
+            "name": _text("As you called it; may be empty."),
+            "ends_with": _text("The last characters of the key."),
+            "created": _text("When it was made, in UTC.", format="date-time"),
+            "expires": _text("When it expires, in UTC.", format="date-time"),
+        },
+    ),
     "ApiKeys": _object(
         "Your keys.",
-        {
-            "message": {
-                "type": "array",
-                "items": _object(
-                    "A key, without the key.",
-                    {
-                        "id": _text("By which it is revoked.", format="uuid"),
-                        "name": _text("As you called it; may be empty."),
-                        "ends_with": _text("The last characters of the key."),
-                        "created": _text("When it was made, in UTC.", format="date-time"),
-                        "expires": _text("When it expires, in UTC.", format="date-time"),
-                    },
-                ),
-            }
-        },
+        {"message": {"type": "array", "items": ref("ApiKey")}},
     ),
     "States": {
         "type": "object",

@@ -13,7 +13,7 @@ from falcon.asgi import Request, Response
 from polytope_server.authentication.api_keys import HINT_CHARACTERS, digest, new_key
 from polytope_server.config.api_keys import ApiKeysSection
 from polytope_server.config.section import duration_s, duration_text
-from polytope_server.errors import InvalidRequest, NotSupported
+from polytope_server.errors import InvalidRequest, KeyNotFound, NotSupported
 from polytope_server.frontend.bodies import expect_json, json_object, whole
 from polytope_server.frontend.middleware import Authentication
 from polytope_server.frontend.threads import Threads
@@ -97,6 +97,16 @@ class Key:
 
     def __init__(self, *, store: RequestStore, threads: Threads, metrics: Metrics) -> None:
         self._store, self._threads, self._metrics = store, threads, metrics
+
+    async def on_get(self, req: Request, resp: Response, key_id: str) -> None:
+        enabled(req)
+        found = await self._threads.run(self._store.keys_of, req.context.user.id)
+        key = next((key for key in found if key.id == key_id), None)
+        if key is None:
+            raise KeyNotFound("There is no such API key of yours.")
+        resp.media = record(key)
+
+    on_head = on_get
 
     async def on_delete(self, req: Request, resp: Response, key_id: str) -> None:
         enabled(req)

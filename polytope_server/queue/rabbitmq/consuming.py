@@ -146,7 +146,7 @@ class Consumer:
             with self._lock:
                 if delivery := self._popped():
                     return delivery
-                waits = self._is_served()
+                waits = self._is_served() and time.monotonic() >= self._trusted_until
             try:
                 found = await channel.get(self._queue.name)
             except ClosedByServer as exc:
@@ -155,6 +155,10 @@ class Consumer:
                 # Deleted by hand: it is made again with the next channel.
                 await self._queue.ready(channel.connection)
                 continue
+            except BackendUnavailable:
+                if channel.connection.closed.done():
+                    raise
+                continue  # another thread has had the channel closed
             if found is None:
                 with self._lock:
                     self._trusted_until = time.monotonic() + _TRUST_S
@@ -242,6 +246,7 @@ class Consumer:
             return
         with self._lock:
             self._buffer.append((time.monotonic(), delivery))
+            self._trusted_until = time.monotonic() + _TRUST_S
             self._wake_one()
 
     def _received(self, tag: _Tag, body: bytes, *, by_consumer: bool) -> Delivery | None:

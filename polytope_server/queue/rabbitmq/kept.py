@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -68,7 +69,8 @@ class Kept(Generic[T]):
     def begin(self) -> None:
         """Have it opened, and kept so from now on."""
         if self._task is None:
-            self._task = asyncio.create_task(self._keep())
+            # It outlives the request for which it happens to be begun, and logs nothing about that.
+            self._task = asyncio.create_task(self._keep(), context=Context())
 
     async def get(self) -> T:
         """What is open; an attempt that is being made is waited for.
@@ -100,8 +102,11 @@ class Kept(Generic[T]):
 
         def say(state: RetryCallState) -> None:
             nonlocal told
-            error = state.outcome and state.outcome.exception()
-            assert isinstance(error, BackendUnavailable)  # noqa: S101 - nothing else is retried
+            error = state.outcome.exception() if state.outcome is not None else None
+            if not isinstance(error, BackendUnavailable):
+                # A mistake of ours, or of the driver: without this task nothing would ever connect again.
+                logger.error("opening the %s broke", self._what, exc_info=error)
+                error = BackendUnavailable(f"The {self._what} cannot be opened; see the log.")
             self._move(None, error)
             if str(error) != told:  # else every attempt of a long night
                 told = str(error)
@@ -111,7 +116,7 @@ class Kept(Generic[T]):
         last_loss, loss_told = "", 0.0
         while True:
             current: T = await AsyncRetrying(
-                retry=retry_if_exception_type(BackendUnavailable),
+                retry=retry_if_exception_type(Exception),
                 wait=wait_random_exponential(multiplier=_FIRST_S, max=_LONGEST_S),
                 before_sleep=say,
             )(self._open)

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any, Final, TypeVar
 
 from polytope_server.errors import BackendUnavailable
@@ -53,11 +54,14 @@ class LoopThread:
             raise BackendUnavailable(_CLOSED) from exc
 
     def soon(self, callback: Callable[..., object], *args: Any) -> None:
-        """Have it called there, in the order in which this was asked for; at the end, maybe never."""
+        """Have it called there, in the order in which this was asked for; at the end, maybe never.
+
+        It logs nothing about the request that the current thread works on.
+        """
         loop = self._running()
         if loop is not None:
             with contextlib.suppress(RuntimeError):  # closed meanwhile
-                loop.call_soon_threadsafe(callback, *args)
+                loop.call_soon_threadsafe(callback, *args, context=Context())
 
     def close(self, farewell: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """End it, with a last thing to do; waits no longer than that takes, and some seconds at most."""

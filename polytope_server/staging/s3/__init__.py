@@ -16,7 +16,7 @@ from polytope_server.config.staging import S3Section
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.request import file_name
 from polytope_server.staging import StoredObject, checked_name
-from polytope_server.staging.s3.calls import UPLOAD_PATIENCE_S, Calls, Refusal, server_time
+from polytope_server.staging.s3.calls import Calls, Refusal, server_time
 from polytope_server.staging.s3.parts import Parts
 from polytope_server.staging.s3.policy import allow_reading
 from polytope_server.staging.s3.reader import S3Reader
@@ -208,7 +208,7 @@ def _make_bucket(calls: Calls, *, region: str) -> None:
     if region != _NOWHERE:
         where["CreateBucketConfiguration"] = {"LocationConstraint": region}
     try:
-        calls("create_bucket", patience_s=UPLOAD_PATIENCE_S, **where)
+        calls("create_bucket", patience_s=calls.long_patience_s, **where)
     except Refusal as exc:
         if exc.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
             raise

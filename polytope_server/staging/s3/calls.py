@@ -1,6 +1,9 @@
 """Calls to one bucket of an S3 server, in our words and with our patience."""
 
+import functools
 import os
+import re
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -15,8 +18,10 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionClosedError,
     ConnectionError,  # noqa: A004 -- its name for all that goes wrong on the way there
     HTTPClientError,
+    ReadTimeoutError,
     SSLError,
 )
 from botocore.parsers import ResponseParserError
@@ -32,8 +37,6 @@ from polytope_server.staging.patience import Away, patiently
 
 PATIENCE_S: Final = 2.0
 """How long a call is tried again: enough for a connection that was cut."""
-UPLOAD_PATIENCE_S: Final = 30.0
-"""The same where much would be lost: enough for a server to be started again."""
 CONNECT_S: Final = 5.0
 
 _CONNECTIONS: Final = 256  # idle ones that are kept: as many as there ever were at once
@@ -47,7 +50,15 @@ _FULL: Final = frozenset(
     }
 )
 _PASSING: Final = frozenset(
-    {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "OperationAborted"}
+    {
+        "InternalError",
+        "ServiceUnavailable",
+        "SlowDown",
+        "RequestTimeout",
+        "Throttling",
+        "ThrottlingException",
+        "OperationAborted",
+    }
 )
 _CLOCKS: Final = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 _OPERATORS: Final[Mapping[str, str]] = MappingProxyType(
@@ -68,6 +79,10 @@ _OPERATORS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """What the operator can put right, by S3's name of it."""
+_UNTRUSTED: Final = re.compile(
+    r"certificate verify failed: (?P<failed>.*?)(?: \(_ssl|$)|(?P<other>host ?name '.*' doesn't match .*)",
+    re.IGNORECASE,
+)
 _CERTIFICATE: Final = "certificate"
 _NO_TLS: Final = "no TLS"
 
@@ -95,6 +110,9 @@ class Calls:
     def __init__(self, config: S3Section) -> None:
         self.endpoint, self.bucket = config.endpoint, config.bucket
         self.timeout_s = config.timeout
+        self.long_patience_s = 1.5 * config.timeout
+        """Where much would be lost otherwise: enough for a server to be started again, or for another attempt
+        when the first one has not been answered."""
         session = _session()
         self._client = _client(session, config, self.endpoint)
         public = config.public_url
@@ -121,6 +139,8 @@ class Calls:
         call = getattr(self._client, operation)
 
         def attempt() -> Mapping[str, Any]:
+            if "Body" in parameters:
+                parameters["Body"].seek(0)  # an earlier attempt may have sent some of it
             try:
                 answer: Mapping[str, Any] = call(Bucket=self.bucket, **parameters)
             except ClientError as exc:
@@ -128,7 +148,7 @@ class Calls:
             except SSLError as exc:
                 raise self._without_tls(exc) from exc
             except (ConnectionError, HTTPClientError) as exc:
-                raise Away(f"staging: the S3 server at {self.endpoint} does not answer") from exc
+                raise self._away(exc) from exc
             except (BotoCoreError, ResponseParserError) as exc:
                 raise BackendUnavailable(
                     f"staging: what answers at {self.endpoint} is no S3 server"
@@ -162,29 +182,42 @@ class Calls:
         if code in _FULL or status == 507:
             return StorageFull(f"{who} has no room in the bucket {self.bucket!r}: {code}")
         if code in _PASSING or status >= 500 or status == 429:
-            return Away(f"{who} is not ready: {code or status}")
+            reason = f"{status}, or is no S3 server" if not code or code.isdigit() else code
+            return Away(f"{who} is not ready: {reason}")
         if code in _CLOCKS:
             text = "finds that our clocks differ; both machines must have the right time"
         else:
             text = _OPERATORS.get(code, f"answered {status} {code}")
         return Refusal(f"{who} {text} ({operation}, bucket {self.bucket!r})", code=code)
 
+    def _away(self, error: Exception) -> Away:
+        match error:
+            case ReadTimeoutError():
+                how = f"has not answered for {self.timeout_s:g} seconds"
+            case ConnectionClosedError() if self.endpoint.startswith("http:"):
+                how = "closes the connection without an answer; if it speaks TLS only, see staging.s3.host"
+            case ConnectionClosedError():
+                how = "closes the connection without an answer"
+            case _:
+                how = "does not answer"
+        return Away(f"staging: the S3 server at {self.endpoint} {how}")
+
     def _without_tls(self, error: SSLError) -> Exception:
         why = str(error)
-        if "CERTIFICATE_VERIFY_FAILED" in why:
-            reason = why.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+        found = _UNTRUSTED.search(why)
+        if found:
             return Refusal(
-                f"staging: the certificate of the S3 server at {self.endpoint} is not trusted"
-                f"{f' ({reason})' if reason else ''}; staging.s3.ca_file names those who may vouch for it",
+                f"staging: the certificate of the S3 server at {self.endpoint} is not trusted: "
+                f"{found['failed'] or found['other']}; see staging.s3.host and staging.s3.ca_file",
                 code=_CERTIFICATE,
             )
-        if "WRONG_VERSION_NUMBER" in why or "record layer failure" in why:
+        if any(each in why for each in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")):
             return Refusal(
                 f"staging: what answers at {self.endpoint} speaks no TLS; see staging.s3.host and "
                 "staging.s3.use_ssl",
                 code=_NO_TLS,
             )
-        return Away(f"staging: the S3 server at {self.endpoint} does not answer")
+        return self._away(error)
 
 
 def server_time(answer: Mapping[str, Any]) -> float:
@@ -196,8 +229,12 @@ def server_time(answer: Mapping[str, Any]) -> float:
         return float(int(time.time()))
 
 
+@functools.cache
 def _session() -> boto3.session.Session:
-    """One that reads neither AWS's variables of who we are nor files in somebody's home directory."""
+    """One that reads neither AWS's variables of who we are nor files in somebody's home directory.
+
+    It has read the description of S3, which takes most of the time that making a client takes.
+    """
     nowhere = (None, None, os.devnull, None)
     variables = {
         "profile": (None, None, None, None),
@@ -255,9 +292,9 @@ def _verify(config: S3Section) -> bool | str:
     if not config.verify or config.ca_file is None:
         return config.verify
     try:
-        with config.ca_file.open("rb"):
-            return str(config.ca_file)
-    except OSError as exc:
+        ssl.create_default_context(cafile=config.ca_file)
+    except OSError as exc:  # of which those of TLS are a kind
         raise ConfigurationError(
             f"staging.s3.ca_file: must be a file of certificates that can be read: {exc.strerror}"
         ) from exc
+    return str(config.ca_file)

@@ -10,7 +10,7 @@ from urllib3.exceptions import HTTPError
 from polytope_server.errors import BackendUnavailable, ObjectNotFound
 from polytope_server.staging import CHUNK_BYTES
 from polytope_server.staging.patience import Away, patiently
-from polytope_server.staging.s3.calls import UPLOAD_PATIENCE_S, Calls, Refusal
+from polytope_server.staging.s3.calls import Calls, Refusal
 
 _BROKEN: Final = (BotoCoreError, HTTPError, OSError)
 
@@ -53,7 +53,7 @@ class S3Reader:
                 raise StopIteration
             size = min(CHUNK_BYTES, left)
             chunk = self._read(size) or patiently(
-                lambda: self._again(size), patience_s=UPLOAD_PATIENCE_S
+                lambda: self._again(size), patience_s=self._calls.long_patience_s
             )
             self._at += len(chunk)
             return chunk

@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Any, Final
 
 from polytope_server.errors import BackendUnavailable, ObjectNotFound, StorageFull
-from polytope_server.staging.s3.calls import CONNECT_S, UPLOAD_PATIENCE_S, Calls, Refusal
+from polytope_server.staging.s3.calls import CONNECT_S, Calls, Refusal
 from polytope_server.staging.s3.parts import MOST_PARTS, Body, Parts, part_bytes
 
 _CALL_S: Final = 110.0
 """What one of our methods may take, whatever it asks for."""
 _MARK: Final = "polytope-upload"
+_NO_UPLOAD: Final = "NoSuchUpload"
 
 
 class S3Upload:
@@ -88,7 +89,7 @@ class S3Upload:
                 if self._filled:
                     self._send(end)
                 self._gather(self._sending, end)
-                self._complete(max(0.0, min(UPLOAD_PATIENCE_S, end - time.monotonic())))
+                self._complete(max(0.0, min(self._calls.long_patience_s, end - time.monotonic())))
             self._is_open = False
             self._buffer = None
 
@@ -99,7 +100,7 @@ class S3Upload:
             "put_object",
             Key=self._key,
             Body=Body(self._buffer or bytearray(), self._filled, self._cancelled),
-            patience_s=UPLOAD_PATIENCE_S,
+            patience_s=self._calls.long_patience_s,
             cancelled=self._cancelled,
             **self._headers,
         )
@@ -124,7 +125,7 @@ class S3Upload:
             begun = self._calls(
                 "create_multipart_upload",
                 Key=self._key,
-                patience_s=UPLOAD_PATIENCE_S,
+                patience_s=self._calls.long_patience_s,
                 cancelled=self._cancelled,
                 **self._headers,
             )
@@ -139,7 +140,7 @@ class S3Upload:
                 UploadId=self._upload,
                 PartNumber=number,
                 Body=Body(buffer, size, self._cancelled),
-                patience_s=UPLOAD_PATIENCE_S,
+                patience_s=self._calls.long_patience_s,
                 cancelled=self._cancelled,
             )
             return str(answer["ETag"])
@@ -153,16 +154,14 @@ class S3Upload:
         for number, future in list(sending.items()):
             try:
                 self._etags[number] = future.result(timeout=max(0.0, end - time.monotonic()))
-            except Refusal as exc:
-                self._break()
-                raise self._gone(exc) from exc
             except TimeoutError as exc:
-                self._break()
+                self._cancelled.set()
                 raise BackendUnavailable(
                     f"staging: the S3 server is too slow; parts of {self._key} are still on the way"
                 ) from exc
-            except BaseException:
-                self._break()
+            except BaseException as exc:
+                self._cancelled.set()
+                self._must_be_known(exc)
                 raise
             del self._sending[number]
 
@@ -177,29 +176,27 @@ class S3Upload:
                 patience_s=patience_s,
                 cancelled=self._cancelled,
             )
-        except Refusal as exc:
-            # also what a second attempt finds if the first one's answer was lost
-            if exc.code != "NoSuchUpload" or not self._is_there():
-                raise self._gone(exc) from exc
+        except BackendUnavailable as exc:
+            # the answer to an earlier attempt may have been lost, and the next one finds no such upload
+            if not isinstance(exc, StorageFull) and self._is_there():
+                return
+            self._must_be_known(exc)
+            raise
 
     def _is_there(self) -> bool:
-        """Whether the object is the one that was uploaded here."""
+        """Whether the object is known to be the one that was uploaded here."""
         try:
-            found = self._calls("head_object", Key=self._key)
-        except ObjectNotFound:
+            found = self._calls("head_object", Key=self._key, patience_s=0.0)
+        except (ObjectNotFound, BackendUnavailable):
             return False
         return bool(found.get("Metadata", {}).get(_MARK) == self._mark)
 
-    def _gone(self, error: Refusal) -> BackendUnavailable:
-        if error.code != "NoSuchUpload":
-            return error
-        return BackendUnavailable(
-            f"staging: the S3 server does not know the upload of {self._key} any more"
-        )
-
-    def _break(self) -> None:
-        """Nothing more is sent; what was sent goes when the upload is left."""
-        self._cancelled.set()
+    def _must_be_known(self, error: BaseException) -> None:
+        """Say it in our words if the error is that there is no such upload."""
+        if isinstance(error, Refusal) and error.code == _NO_UPLOAD:
+            raise BackendUnavailable(
+                f"staging: the S3 server does not know the upload of {self._key} any more"
+            ) from error
 
     def _abort(self) -> None:
         """Have the server forget the parts. If it is away, `remove_stale_uploads` has them later."""

@@ -21,14 +21,16 @@ request_store: {mongodb: {uri: "mongodb://user:hunter2@db/x", password: hunter2}
 queue: {rabbitmq: {password: "${PW}", host: mq, credentials: {a: [hunter2]}}}
 staging: {s3: {access_key: hunter2, secret_key: !file key}}
 caching: {redis: {url: "redis://:hunter2@cache"}}
-federation: {peer: {secret: hunter2}}
-api-keys: {authenticator: {type: x, pepper: hunter2}}
+federation: {peer: {secret: hunter2, allowed-realms: [p], pepper: hunter2}}
+api-keys: {authenticator: {type: ecmwfapi, url: "https://api", pepper: hunter2}}
 telemetry: {basic_auth: {users: [{name: u, password: hunter2}]}}
 authentication:
   r:
     authenticators:
       local: {type: plain, users: [{uid: u, password: hunter2, attributes: {site: hunter2}}]}
-      web: {type: jwt, client_secret: hunter2}
+      web: {type: jwt, cert_url: "https://c", client_id: i, client_secret: hunter2}
+      kc: {type: keycloak, url: "https://c", client_id: i, keycloak_realm: r, client_secret: hunter2,
+           proxy: "http://u:hunter2@proxy"}
 datasources:
   m: {type: mars, override_apikey: hunter2, mars: {apiKey: hunter2, list: [{token: hunter2}]}}
   f: {type: federated, url: "https://u:hunter2@peer", secret: hunter2}
@@ -190,20 +192,23 @@ def test_the_schema_describes_every_key_and_every_backend_of_ours() -> None:
 def test_of_back_ends_that_are_not_there_only_well_known_options_are_shown(read: Read) -> None:
     loaded = read(
         """
-        authentication:
-          r:
-            authenticators:
-              k:
-                {type: keycloak, url: "https://id", client_pw: hunter2, client_id: joe, port: 5672,
-                 more: {where: [hunter2], host: other}}
         datasources:
-          m: {type: mars, command: /bin/mars, opener: hunter2, match: {class: [od]}, repr: tape}
+          m:
+            type: mars
+            command: /bin/mars
+            opener: hunter2
+            uri: mongodb://db/x
+            username: joe
+            port: 5672
+            more: {where: [hunter2], host: other}
+            match: {class: [od]}
+            repr: tape
         collections: {c: {roles: r, datasources: [m]}}
         """
     )
     shown = "\n".join(show(loaded))
     assert "hunter2" not in shown
-    for text in ("5672", "host: other", "https://id", "keycloak"):
+    for text in ("mongodb://db/x", "5672", "host: other"):
         assert text in shown
     for text in ("/bin/mars", "- od", "repr: tape", "mars"):
         assert text in shown

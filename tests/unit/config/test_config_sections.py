@@ -219,27 +219,6 @@ def test_options_of_our_own_backends_are_checked(read: Read) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "name"),
-    [
-        ("request_store", "mongodb"),
-        ("queue", "rabbitmq"),
-        ("staging", "s3"),
-        ("caching", "redis"),
-        ("caching", "memcached"),
-        ("caching", "mongodb"),
-    ],
-)
-def test_backends_of_later_releases_are_taken_with_a_warning(
-    read: Read, section: str, name: str
-) -> None:
-    if name in entry_points(group=f"polytope_server.{section}").names:
-        pytest.skip(f"{section}.{name} is part of this release by now")
-    loaded = read(f"{section}: {{{name}: {{anything: 1}}}}", strict=True)
-    assert getattr(loaded.config, section) == Choice(name, {"anything": 1})
-    assert any(f"{section}.{name}: the back-end" in line for line in loaded.warnings)
-
-
-@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("metric_store: {mongodb: {}}", "metric_store: there is no metric store any more"),
@@ -305,13 +284,11 @@ def test_what_older_files_hold_and_nobody_reads_is_accepted(read: Read) -> None:
         telemetry: {port: 8000}
         metrics: {prefix: polytope}
         admin: {roles: {r: [a]}}
-        federation: {peer: {secret: x}}
-        api-keys: {authenticator: {type: x}}
         """,
         strict=True,
     )
     told = "\n".join(loaded.warnings)
-    for place in ("frontend.server", "frontend.host", "metric_age", "telemetry", "federation"):
+    for place in ("frontend.server", "frontend.host", "metric_age", "telemetry"):
         assert f"{place}: not read" in told
 
 
@@ -321,10 +298,18 @@ def test_auth_o_tron_leaves_no_realm_open(read: Read) -> None:
         authentication:
           auth-o-tron: {url: "http://auth", secret: x}
           local: {authenticators: {a: {type: plain, users: []}}}
+        api-keys: {enabled: true}
         """
     )
-    assert loaded.config.authentication == {}
-    assert any("nobody can log in" in line for line in loaded.warnings)
+    assert not loaded.config.api_keys.enabled
+    (realm,) = loaded.config.authentication.values()
+    (alone,) = realm.authenticators.values()
+    assert alone == {"type": "auth-o-tron", "url": "http://auth", "secret": "x"}
+    told = [line for line in loaded.warnings if "not read" in line]
+    assert [line.partition(": ")[2] for line in told] == [
+        "authentication.local: not read: authentication.auth-o-tron is used alone",
+        "api-keys: not read: authentication.auth-o-tron is used alone",
+    ]
 
 
 def test_unknown_keys_are_warned_of_with_the_nearest_name_and_refused_when_strict(

@@ -19,7 +19,7 @@ from polytope_server.authentication.api_keys import (
     key_in,
     new_key,
 )
-from polytope_server.authentication.guessing import FREE_GUESSES_OF_ADDRESS
+from polytope_server.authentication.guessing import FREE_GUESSES, FREE_GUESSES_OF_ADDRESS
 from polytope_server.authentication.header import Credential
 from polytope_server.authentication.identity import KEY_KNOWN_S, Identity, Realm
 from polytope_server.authorization import Authorizer, Grant
@@ -263,6 +263,18 @@ def test_an_expired_key_is_refused(store: SqliteRequestStore) -> None:
         identity.identify(f"Bearer {key}", address=HERE)
 
 
+def test_a_key_is_never_known_for_longer_than_it_lasts(store: SqliteRequestStore) -> None:
+    clock = Clock()
+    identity = identity_of(store, clock=clock)
+    short, long = (f"Bearer {made(store, lifetime_s=lifetime_s)}" for lifetime_s in (1, 60))
+    for header in (long, short):
+        identity.identify(header, address=HERE)
+        assert identity.recall(header) == JOE
+    clock.now += 1
+    assert identity.recall(short) is None, "whatever the other key has left in the cache"
+    assert identity.recall(long) == JOE
+
+
 def test_roles_are_asked_for_once_a_minute_and_the_key_is_looked_up_each_time(
     store: SqliteRequestStore,
 ) -> None:
@@ -280,7 +292,7 @@ def test_roles_are_asked_for_once_a_minute_and_the_key_is_looked_up_each_time(
     assert not any(key in seen or digest(key) in seen for key in keys)
 
 
-def test_a_user_with_secrets_out_of_authorizers_is_not_remembered(
+def test_a_user_with_secrets_out_of_authorizers_is_in_no_cache(
     store: SqliteRequestStore,
 ) -> None:
     grants = Grants(lambda user: Grant(attributes={"ecmwf-apikey": "xyzzy"}))
@@ -290,7 +302,7 @@ def test_a_user_with_secrets_out_of_authorizers_is_not_remembered(
     for _ in range(2):
         assert identity.identify(header, address=HERE).attributes["ecmwf-apikey"] == "xyzzy"
     assert grants.calls == 2
-    assert identity.recall(header) is None
+    assert identity.recall(header) == JOE
     assert cache.seen == {}
 
 
@@ -324,6 +336,22 @@ def test_who_guesses_keys_is_slowed_and_who_has_one_is_not(store: SqliteRequestS
     assert delays[-1] > 0
     assert identity.is_proven(good)
     assert identity.delay_s(good, HERE) == 0
+
+
+def test_a_key_is_no_cover_for_guessing_passwords(store: SqliteRequestStore) -> None:
+    identity = Identity.build(realms("joe"), Recording(), keys=store)
+    key = made(store)
+    delays = []
+    for number in range(FREE_GUESSES + 2):
+        header = f"Bearer {key}, {basic('joe', f'guess {number}')}"
+        assert identity.recall(header) is None
+        assert not identity.is_proven(header)
+        delays.append(identity.delay_s(header, HERE))
+        identity.identify(header, address=HERE)
+        with pytest.raises(NotAuthorized):
+            identity.identify_for_key(header, address=HERE)
+    assert delays[0] == 0
+    assert delays[-1] > 0
 
 
 # --- making one

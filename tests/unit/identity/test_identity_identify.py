@@ -11,7 +11,7 @@ import pytest
 
 from polytope_server.authentication import Authenticator
 from polytope_server.authentication.guessing import FREE_GUESSES
-from polytope_server.authentication.identity import Identity, Realm
+from polytope_server.authentication.identity import LIFETIME_S, Identity, Realm
 from polytope_server.authorization import Authorizer, Grant
 from polytope_server.caching.memory import MemoryCache
 from polytope_server.config.caching import MemoryCacheSection
@@ -291,6 +291,70 @@ def test_the_cache_holds_neither_credentials_nor_secret_attributes() -> None:
     assert not any(secret in held for secret in hidden)
 
 
+@pytest.mark.parametrize("attributes", [{}, {"ecmwf-apikey": "xyzzy"}], ids=["cache", "process"])
+def test_nobody_is_remembered_for_longer_than_their_credential_is_good(
+    attributes: Mapping[str, str],
+) -> None:
+    monotonic, wall = [0.0], [1e9]
+    user = User(username="joe", realm="example", attributes=attributes, valid_until=wall[0] + 5)
+    tokens = Tokens({"a": user})
+    realm = Realm(authenticators=[tokens])
+    identity = Identity(
+        {"example": realm}, Recording(), clock=lambda: monotonic[0], now=lambda: wall[0]
+    )
+
+    def later(seconds: float) -> None:
+        monotonic[0] += seconds
+        wall[0] += seconds
+
+    assert identity.identify("Token a", address=HERE).valid_until == user.valid_until
+    later(4.9)
+    assert identity.recall("Token a") == user
+    assert identity.identify("Token a", address=HERE).valid_until == user.valid_until
+    assert tokens.calls == ["a"] * (2 if attributes else 1)
+    later(0.2)
+    assert identity.recall("Token a") is None
+    identity.identify("Token a", address=HERE)
+    assert len(tokens.calls) == (3 if attributes else 2)
+    assert (
+        identity.recall("Token a") is None
+    )  # it has ended already, so it is not remembered at all
+
+
+def test_a_cache_that_keeps_for_too_long_gives_nobody_more_time() -> None:
+    class Forever(Recording):
+        def put(self, key: str, value: Any, *, lifetime_s: float) -> None:
+            super().put(key, value, lifetime_s=1e9)
+
+    wall = [1e9]
+    user = User(username="joe", realm="example", valid_until=wall[0] + 5)
+    tokens = Tokens({"a": user})
+    cache = Forever()
+    identity = Identity({"r": Realm(authenticators=[tokens])}, cache, now=lambda: wall[0])
+    identity.identify("Token a", address=HERE)
+    wall[0] += 6
+    tokens.answers = {}
+    with pytest.raises(NotAuthenticated):
+        identity.identify("Token a", address=HERE)
+
+
+def test_a_user_with_secret_attributes_is_remembered_by_the_process_alone() -> None:
+    now = [0.0]
+    user = User(username="joe", realm="example", attributes={"ecmwf-apikey": "xyzzy"})
+    tokens, cache = Tokens({"a": user}), Recording()
+    realm = Realm(authenticators=[tokens])
+    identity = Identity({"example": realm}, cache, clock=lambda: now[0])
+    identity.identify("Token a", address=HERE)
+    now[0] += LIFETIME_S - 0.1
+    found = identity.recall("Token a")
+    assert found is not None
+    assert found.attributes["ecmwf-apikey"] == "xyzzy"
+    assert "xyzzy" not in repr(found)
+    now[0] += 0.2
+    assert identity.recall("Token a") is None
+    assert cache.seen == {}
+
+
 def test_two_processes_leave_different_keys_for_the_same_credential() -> None:
     one, other = Recording(), Recording()
     for cache in (one, other):
@@ -525,6 +589,15 @@ def test_credentials_that_name_nobody_are_never_slowed() -> None:
     identity = identity_of(Tokens({}))
     for number in range(20):
         assert identity.delay_s(f"Token {number}", HERE) == 0.0
+
+
+def test_credentials_that_name_nobody_are_proven_too() -> None:
+    tokens = Tokens({"a": JOE})
+    identity = identity_of(tokens)
+    assert not identity.is_proven("Token a")
+    identity.identify("Token a", address=HERE)
+    assert identity.is_proven("Token a")
+    assert not identity.is_proven("Token b")
 
 
 def test_an_outage_slows_nobody() -> None:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pika
@@ -16,11 +17,19 @@ import pytest
 from services.base import free_port
 from services.rabbitmq import RabbitMq
 
+from polytope_server.broker.loop import Broker
+from polytope_server.config.embedded import SqliteStoreSection
+from polytope_server.config.model import BrokerSection
 from polytope_server.config.rabbitmq import RabbitMqSection
 from polytope_server.errors import BackendUnavailable, ConfigurationError
+from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Delivery, Message, Queue, Topic
 from polytope_server.queue.rabbitmq import RabbitMqQueue
+from polytope_server.reloading import Current
+from polytope_server.request_store.sqlite import SqliteRequestStore
 from polytope_server.testing.queue import QueueContract, message
+from polytope_server.testing.request_store import new_request
+from polytope_server.user import User
 
 Open = Callable[..., RabbitMqQueue]
 
@@ -317,6 +326,49 @@ def test_a_full_queue_refuses(rabbitmq: RabbitMq, name: str, open_queue: Open) -
     queue.publish([message(3)])
 
 
+def test_what_is_lost_or_held_is_published_again_but_not_without_bound(
+    rabbitmq: RabbitMq, name: str, open_queue: Open, tmp_path: Path
+) -> None:
+    store = SqliteRequestStore(SqliteStoreSection(path=tmp_path / "requests.sqlite"))
+    queue, holding = open_queue(), open_queue()
+    broker = Broker(
+        store=store,
+        queue=queue,
+        limits=Current({"c1": NoLimits()}),
+        settings=BrokerSection.model_validate({"republish_after": 0.05}),
+        metrics=Metrics(),
+        grace_s=0,
+    )
+    ids = {store.add(new_request()).id for _ in range(3)}
+    broker.turn()
+    assert queue.size() == 3
+    with rabbitmq.connected() as connection:
+        connection.channel().queue_purge(name)
+
+    def turns(number: int) -> None:
+        for _ in range(number):
+            time.sleep(0.06)
+            broker.turn()
+
+    turns(5)
+    assert queue.size() == 3
+    held = [_received(holding) for _ in range(3)]  # by a worker that hangs before it has the lease
+    assert {delivery.message.id for delivery in held} == ids
+    turns(10)
+    assert queue.size() == 3, "they are doubled once, and then there are enough"
+    holding.close()
+    _until(lambda: queue.size() == 6)
+    turns(5)
+    assert queue.size() == 6
+
+
+class NoLimits:
+    total = None
+
+    def for_user(self, _user: User) -> int:
+        return 0
+
+
 # --- who cannot get in is told why
 
 
@@ -353,7 +405,9 @@ def test_missing_permissions_are_named(rabbitmq: RabbitMq, name: str, open_queue
         queue.hint(Topic.CHANGED)
         with queue.listen(Topic.CHANGED) as hints:
             assert list(hints.wait(0.01)) == []
-        rabbitmq.control("set_permissions", name, *[rf"{name}(\..*)?|amq\.default"] * 3)
+        ours = rf"{name}(\.hints.*)?"  # as docs/backends.md says
+        rights = (f"^{ours}$", rf"^({ours}|amq\.default)$", f"^{ours}$")
+        rabbitmq.control("set_permissions", name, *rights)
         _patiently(lambda: queue.publish([message(2)]))
         with queue.listen(Topic.CHANGED) as hints:
             _until_hinted(queue, Topic.CHANGED, hints.wait)

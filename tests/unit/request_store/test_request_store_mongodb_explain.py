@@ -43,6 +43,7 @@ REQUESTS = int(os.environ.get("POLYTOPE_EXPLAIN_REQUESTS", "5000"))
 USERS = 100
 COLLECTIONS = 5
 ACTIVE = 60
+LONG_S = 900
 FEW = 500
 """More than any question may read that is about what is going on now, or about one user."""
 SMALL = frozenset({"requests.workers", "requests.marks"})
@@ -62,20 +63,19 @@ def loaded(mongodb: MongoDb) -> Iterator[Loaded]:
     recorder = Recorder(database)
     with mongodb.client() as client:
         with heard_by(recorder):
-            store = MongoRequestStore(
-                MongoStoreSection(uri=mongodb.uri, database=database, timeout=30)
-            )
+            section = MongoStoreSection(uri=mongodb.uri, database=database)
+            store = MongoRequestStore(section.model_copy(update={"timeout": 2 * LONG_S}))
         requests = client[database]["requests"]
         documents: list[dict[str, Any]] = []
         for number in range(REQUESTS):
             documents.append(_document(number))
             if len(documents) == 1000 or number == REQUESTS - 1:
-                with pymongo.timeout(120):
+                with pymongo.timeout(LONG_S):
                     requests.insert_many(documents)
                 documents.clear()
         yield Loaded(store, recorder, requests)
         store.close()
-        with pymongo.timeout(120):
+        with pymongo.timeout(LONG_S):
             client.drop_database(database)
 
 
@@ -253,8 +253,9 @@ def test_no_question_scans_a_collection(loaded: Loaded, names: str) -> None:
         for question in questions(command)
         if question.collection not in SMALL
     ]
-    for question in _distinct(asked):
-        _must_be_answered_by_an_index(loaded, question)
+    with pymongo.timeout(LONG_S):
+        for question in _distinct(asked):
+            _must_be_answered_by_an_index(loaded, question)
 
 
 def _distinct(asked: list[Question]) -> list[Question]:

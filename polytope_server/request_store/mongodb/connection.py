@@ -30,6 +30,8 @@ _UNAUTHORIZED: Final = 13
 _NOT_AUTHENTICATED: Final = frozenset({11, 18, 8000})
 _INDEX_CONFLICTS: Final = frozenset({67, 85, 86, 11000})
 _CONNECT_S: Final = 5.0
+_FIRST_LOOK_S: Final = 2.0
+"""A process that starts has to tell soon what it waits for."""
 
 
 class NeedsOperator(BackendUnavailable):
@@ -65,13 +67,13 @@ class Connection:
         self._end()
 
     def open(self) -> None:
-        """Prepare now, if the server is there.
+        """Prepare now, if the server is there; does not wait for one that is not.
 
         Raises:
             ConfigurationError: it is there, and the operator must do something first.
         """
         try:
-            self.ready()
+            self.ready(answer_s=_FIRST_LOOK_S)
         except NeedsOperator as exc:
             raise ConfigurationError(f"request_store.mongodb: {exc}") from exc
         except BackendUnavailable as exc:
@@ -80,8 +82,11 @@ class Connection:
                 extra={"cause": str(exc)},
             )
 
-    def ready(self) -> None:
+    def ready(self, *, answer_s: float = _CONNECT_S) -> None:
         """Return if the server has been prepared, now or before.
+
+        Args:
+            answer_s: how long it may take to answer at all.
 
         Raises: BackendUnavailable.
         """
@@ -92,7 +97,7 @@ class Connection:
             raise BackendUnavailable(f"{self.where} is not ready")
         try:
             if not self._is_prepared:
-                self._limited(self._ping, min(self._timeout_s, _CONNECT_S))
+                self._limited(self._ping, min(self._timeout_s, answer_s))
                 self._told(self._prepare)
                 self._is_prepared = True
         finally:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from polytope_server.errors import BackendUnavailable, ConfigurationError
-from polytope_server.observability.health import HealthListener, Readiness, ask
+from polytope_server.observability.health import AWAY, HealthListener, Readiness, ask
 from polytope_server.observability.metrics import Metrics
 
 
@@ -288,3 +288,13 @@ def _until(condition: Callable[[], bool], *, within_s: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_the_log_says_why_a_back_end_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    def check() -> None:
+        raise BackendUnavailable("staging: has no such bucket")
+
+    caplog.set_level("WARNING")
+    assert Readiness({"staging": check}).look().states == {"staging": AWAY}
+    (record,) = [each for each in caplog.records if "is away" in each.message]
+    assert record.cause == "staging: has no such bucket"  # type: ignore[attr-defined]

@@ -51,6 +51,7 @@ class _Probe:
         self._done = threading.Event()
         self._done.set()
         self._passed = False
+        self._cause = ""
         self._state = OK
 
     def start(self) -> None:
@@ -60,11 +61,18 @@ class _Probe:
 
     def state(self, *, timeout_s: float) -> str:
         """The outcome of the run that was started; one that does not end in time is no answer."""
-        new = OK if self._done.wait(max(0.0, timeout_s)) and self._passed else AWAY
+        has_answered = self._done.wait(max(0.0, timeout_s))
+        new = OK if has_answered and self._passed else AWAY
         if new != self._state:
             self._state = new
             if new == AWAY:
-                logger.warning("A back-end is away; waiting for it", extra={"backend": self._name})
+                logger.warning(
+                    "A back-end is away; waiting for it",
+                    extra={
+                        "backend": self._name,
+                        "cause": self._cause if has_answered else "it has not answered in time",
+                    },
+                )
             else:
                 logger.info("A back-end is there again", extra={"backend": self._name})
         return new
@@ -75,8 +83,10 @@ class _Probe:
             self._check()
             passed = True
         except BackendUnavailable as exc:
+            self._cause = str(exc)
             logger.debug("A check failed", extra={"backend": self._name}, exc_info=exc)
         except Exception:
+            self._cause = "the check itself is broken"
             logger.exception("A check broke", extra={"backend": self._name})
         finally:
             self._passed = passed

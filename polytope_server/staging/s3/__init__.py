@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from polytope_server.config.staging import S3Section
-from polytope_server.errors import BackendUnavailable, ConfigurationError
+from polytope_server.errors import ConfigurationError
 from polytope_server.request import file_name
 from polytope_server.staging import StoredObject, checked_name
 from polytope_server.staging.s3.calls import Calls, Refusal, server_time
@@ -61,7 +61,7 @@ class S3Staging:
             raise
 
     def ping(self) -> None:
-        self._calls("head_bucket", patience_s=0.0)
+        self._calls.look()
 
     def create(self, name: str, *, media_type: str) -> S3Upload:
         headers = {
@@ -196,13 +196,11 @@ class S3Staging:
 def _make_bucket(calls: Calls, *, region: str) -> None:
     """Make the bucket if it is not there; of several who do at the same time, all succeed."""
     try:
-        found = calls("list_objects_v2", MaxKeys=1)
+        calls.look()
     except Refusal as exc:
         if exc.code != "NoSuchBucket":
             raise
     else:
-        if found.get("Name") != calls.bucket:
-            raise BackendUnavailable(f"staging: what answers at {calls.endpoint} is no S3 server")
         return
     where: dict[str, Any] = {}
     if region != _NOWHERE:
@@ -212,7 +210,7 @@ def _make_bucket(calls: Calls, *, region: str) -> None:
     except Refusal as exc:
         if exc.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
             raise
-        calls("list_objects_v2", MaxKeys=1)
+        calls.look()
     else:
         logger.info("made the bucket", extra={"bucket": calls.bucket})
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_staging import new_bucket, opened
 from services.fixtures import started
 from services.proxy import ChaosProxy, Mode
 from services.seaweedfs import SeaweedFs
-from staging.s3_staging import new_bucket, opened
 
 from polytope_server.errors import BackendUnavailable, ObjectNotFound
 from polytope_server.staging import CHUNK_BYTES
@@ -351,14 +351,14 @@ def test_what_a_killed_writer_left_goes_and_nothing_of_others(seaweedfs: Any) ->
         client.create_multipart_upload(Bucket=bucket, Key=key)
     program = (
         "import os, sys; sys.path += sys.argv[4:]\n"
-        "from staging.s3_staging import S3Section, S3Staging, section\n"
+        "from s3_staging import S3Section, S3Staging, section\n"
         "options = {'port': int(sys.argv[1]), 'access_key': 'testkey', 'secret_key': 'testsecret'}\n"
         "staging = S3Staging(section(options, bucket=sys.argv[2], prefix=sys.argv[3]))\n"
         "with staging.create('a', media_type='') as upload:\n"
         "    upload.write(b'x' * (11 << 20))\n"
         "    os.kill(os.getpid(), 9)\n"
     )
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parent)
     arguments = [str(seaweedfs.port()), bucket, "ours/", tests]
     ended = subprocess.run([sys.executable, "-c", program, *arguments], check=False, timeout=60)
     assert ended.returncode == -9

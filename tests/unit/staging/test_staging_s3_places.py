@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
+from s3_staging import new_bucket, opened, section
 from services.radosgw import DOMAIN
-from staging.s3_staging import new_bucket, opened, section
 
 from polytope_server.errors import BackendUnavailable, ConfigurationError, ObjectNotFound
 from polytope_server.registry import open_backend

@@ -103,7 +103,7 @@ class ObjectStoreSection(Section):
 
 def _public_url(value: str) -> str:
     """With or without a scheme; nothing is none."""
-    if value.startswith("http"):
+    if "://" in value:
         return _url(value)
     return _url(f"http://{value}").removeprefix("http://") if value else ""
 

@@ -1,5 +1,6 @@
 """Is a process alive, can it do its work, and what does it wait for: asked and answered by HTTP."""
 
+import functools
 import http.client
 import json
 import logging
@@ -42,6 +43,24 @@ class Report(NamedTuple):
     states: Mapping[str, str]
 
 
+class LateChecks(dict[str, Callable[[], None]]):
+    """Checks of back-ends that are opened only now: each is away until then."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__({name: functools.partial(self._look, name) for name in names})
+        self._pings: dict[str, Callable[[], None]] = {}
+
+    def opened(self, name: str, ping: Callable[[], None]) -> None:
+        """From now on, *ping* says how it is."""
+        self._pings[name] = ping
+
+    def _look(self, name: str) -> None:
+        ping = self._pings.get(name)
+        if ping is None:
+            raise BackendUnavailable(f"{name}: it is still being opened")
+        ping()
+
+
 class _Probe:
     """One check, run in a thread of its own, never twice at once: a hung one holds one thread only."""
 
@@ -51,6 +70,7 @@ class _Probe:
         self._done = threading.Event()
         self._done.set()
         self._passed = False
+        self._cause = ""
         self._state = OK
 
     def start(self) -> None:
@@ -60,11 +80,18 @@ class _Probe:
 
     def state(self, *, timeout_s: float) -> str:
         """The outcome of the run that was started; one that does not end in time is no answer."""
-        new = OK if self._done.wait(max(0.0, timeout_s)) and self._passed else AWAY
+        has_answered = self._done.wait(max(0.0, timeout_s))
+        new = OK if has_answered and self._passed else AWAY
         if new != self._state:
             self._state = new
             if new == AWAY:
-                logger.warning("A back-end is away; waiting for it", extra={"backend": self._name})
+                logger.warning(
+                    "A back-end is away; waiting for it",
+                    extra={
+                        "backend": self._name,
+                        "cause": self._cause if has_answered else "it has not answered in time",
+                    },
+                )
             else:
                 logger.info("A back-end is there again", extra={"backend": self._name})
         return new
@@ -75,8 +102,10 @@ class _Probe:
             self._check()
             passed = True
         except BackendUnavailable as exc:
+            self._cause = str(exc)
             logger.debug("A check failed", extra={"backend": self._name}, exc_info=exc)
         except Exception:
+            self._cause = "the check itself is broken"
             logger.exception("A check broke", extra={"backend": self._name})
         finally:
             self._passed = passed

@@ -30,6 +30,8 @@ T = TypeVar("T")
 _UNAUTHORIZED: Final = 13
 _NOT_AUTHENTICATED: Final = frozenset({11, 18, 8000})
 _CONNECT_S: Final = 5.0
+_FIRST_LOOK_S: Final = 2.0
+"""A process that starts has to tell soon what it waits for."""
 _LOOK_MS: Final = 2000
 """After so long the driver finds out that a server it had given up is there again."""
 
@@ -67,13 +69,13 @@ class Connection:
         self._end()
 
     def open(self, prepare: Callable[[], None]) -> None:
-        """Prepare now, if the server is there.
+        """Prepare now, if the server is there; does not wait for one that is not.
 
         Raises:
             ConfigurationError: it is there, and the operator must do something first.
         """
         try:
-            self._make_ready(prepare)
+            self._make_ready(prepare, answer_s=_FIRST_LOOK_S)
         except NeedsOperator as exc:
             raise ConfigurationError(f"request_store.mongodb: {exc}") from exc
         except BackendUnavailable as exc:
@@ -82,8 +84,11 @@ class Connection:
                 extra={"cause": str(exc)},
             )
 
-    def _make_ready(self, prepare: Callable[[], None]) -> None:
+    def _make_ready(self, prepare: Callable[[], None], *, answer_s: float = _CONNECT_S) -> None:
         """Return if the server has been prepared, now or before.
+
+        Args:
+            answer_s: how long it may take to answer at all.
 
         Raises: BackendUnavailable.
         """
@@ -94,7 +99,7 @@ class Connection:
             raise BackendUnavailable(f"{self.where} is not ready")
         try:
             if not self._is_prepared:
-                self._limited(self._ping, min(self._timeout_s, _CONNECT_S))
+                self._limited(self._ping, min(self._timeout_s, answer_s))
                 self._told(prepare)
                 self._is_prepared = True
         finally:

@@ -1,6 +1,7 @@
 """Calls to one bucket of an S3 server, in our words and with our patience."""
 
 import functools
+import logging
 import os
 import re
 import ssl
@@ -83,6 +84,7 @@ _UNTRUSTED: Final = re.compile(
     r"certificate verify failed: (?P<failed>.*?)(?: \(_ssl|$)|(?P<other>host ?name '.*' doesn't match .*)",
     re.IGNORECASE,
 )
+_LOOK: Final = "list_objects_v2"
 _CERTIFICATE: Final = "certificate"
 _NO_TLS: Final = "no TLS"
 
@@ -109,6 +111,7 @@ class Calls:
 
     def __init__(self, config: S3Section) -> None:
         self.endpoint, self.bucket = config.endpoint, config.bucket
+        self._prefix = config.prefix
         self.timeout_s = config.timeout
         self.long_patience_s = 1.5 * config.timeout
         """Where much would be lost otherwise: enough for a server to be started again, or for another attempt
@@ -157,6 +160,12 @@ class Calls:
 
         return patiently(attempt, patience_s=patience_s, cancelled=cancelled)
 
+    def look(self) -> None:
+        """Return if the bucket is there and we may look into it; else its errors say best why not."""
+        found = self(_LOOK, Prefix=self._prefix, MaxKeys=1, patience_s=0.0)
+        if found.get("Name") != self.bucket:
+            raise BackendUnavailable(f"staging: what answers at {self.endpoint} is no S3 server")
+
     def link(self, *, expires_s: int, **parameters: Any) -> str:
         """A signed link to get an object, by the server's public address. Asks nobody."""
         return str(
@@ -172,8 +181,8 @@ class Calls:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if not code or code.isdigit():
             # an answer to HEAD says no more than its status; neither does what is no S3 server
-            if status < 500 and operation != "list_objects_v2":
-                self("list_objects_v2", MaxKeys=1, patience_s=0.0)  # which is told why not
+            if status < 500 and operation != _LOOK:
+                self.look()  # which is told why not
             if status == 404 and operation in ("head_object", "get_object"):
                 return ObjectNotFound("There is no such object in staging.")
         who = f"staging: the S3 server at {self.endpoint}"
@@ -241,6 +250,8 @@ def _session() -> boto3.session.Session:
         "config_file": nowhere,
         "credentials_file": nowhere,
     }
+    # it writes the signature of each link, and all that it is of: with both, everybody has the link
+    logging.getLogger("botocore.auth").setLevel(logging.INFO)
     return boto3.session.Session(botocore_session=botocore.session.Session(session_vars=variables))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from staging.s3_staging import new_bucket, opened
+from s3_staging import new_bucket, opened
 
 from polytope_server.staging import Staging
 from polytope_server.testing.staging import StagingContract, StorageFullContract

@@ -22,6 +22,7 @@ class MongoDb(Server):
     Args:
         auth: only for the user `USER` with `PASSWORD`, whom the database ``admin`` knows.
         tls: only with TLS, with a certificate of `certificates`.
+        alone: does not say that it is a replica set.
     """
 
     name = "mongodb"
@@ -30,10 +31,15 @@ class MongoDb(Server):
     start_s = 60.0
 
     def __init__(
-        self, directory: Path | None = None, *, auth: bool = False, tls: bool = False
+        self,
+        directory: Path | None = None,
+        *,
+        auth: bool = False,
+        tls: bool = False,
+        alone: bool = False,
     ) -> None:
         super().__init__(directory)
-        self._auth, self._tls = auth, tls
+        self._auth, self._tls, self._alone = auth, tls, alone
         self._knows_the_user = False
         self.certificates = Certificates(self.directory / "certificates")
 
@@ -63,6 +69,7 @@ class MongoDb(Server):
     def _run(self, label: str, *, with_passwords: bool) -> None:
         (self.directory / "empty.toml").touch()
         options = ["--auth"] if with_passwords else []
+        options += ["--standalone"] if self._alone else []
         if self._tls:
             own = self.certificates.issued("localhost")
             options += [

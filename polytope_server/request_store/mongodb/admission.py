@@ -17,14 +17,14 @@ everything.
 """
 
 import random
+from collections.abc import Sequence
 from typing import Final
 
-from pymongo import DESCENDING
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DocumentTooLarge, DuplicateKeyError
 
-from polytope_server.errors import LimitReached
+from polytope_server.errors import InvalidRequest, LimitReached
 from polytope_server.request import Request, Status
-from polytope_server.request_store.mongodb.base import Base, field_of
+from polytope_server.request_store.mongodb.base import PAGE, Base, field_of
 from polytope_server.request_store.mongodb.connection import Document
 from polytope_server.request_store.mongodb.documents import (
     a_request,
@@ -58,8 +58,9 @@ class Admission(Base):
         key = None
         if idempotency_key is not None:
             key = document["idempotency_key"] = f"{user_id}/{idempotency_key}"
+        others = self._unfinished(user_id, limit=max_unfinished)
         try:
-            document["seat"] = self._seat(request, max_unfinished)
+            document["seat"] = _seat(request, others, max_unfinished)
         except LimitReached:
             earlier = self._by_key(key) if key is not None else self._added_before(request)
             if earlier is None:
@@ -67,18 +68,23 @@ class Admission(Base):
             return earlier
         if request.status is Status.WAITING:
             document["line"] = request.collection
-            _give(document, self._next_turn(request.collection, user_id))
+            _give(document, self._next_turn(request.collection, others))
         refused = 0
         while True:
             try:
                 self._db.requests.insert_one(document)
+            except DocumentTooLarge as exc:
+                raise InvalidRequest(
+                    "The request is too long: no more than about 16 MB of it can be kept."
+                ) from exc
             except DuplicateKeyError as exc:
                 if (before := self._added_before(request)) is not None:
                     return before  # whatever was refused first, it was in our own way
                 refused += 1
                 match field_of(exc):
                     case "seat":
-                        document["seat"] = self._seat(request, max_unfinished)
+                        others = self._unfinished(user_id, limit=max_unfinished)
+                        document["seat"] = _seat(request, others, max_unfinished)
                     case "claim":
                         # the more there are at it, the farther they spread
                         _give(document, document["turn"] + 1 + random.randrange(refused))  # noqa: S311
@@ -99,46 +105,47 @@ class Admission(Base):
         found = self._db.latest.find_one({"idempotency_key": key})
         return a_request(found) if found is not None and is_there(found) else None
 
-    def _seat(self, request: Request, max_unfinished: int | None) -> str:
-        """A seat that is free, or was a moment ago.
-
-        Raises: LimitReached.
-        """
-        user_id = request.user.id
-        if max_unfinished is None:
-            return f"{user_id}/~{request.id}"
-        seats = self._db.latest.find(
+    def _unfinished(self, user_id: str, *, limit: int | None = None) -> Sequence[Document]:
+        """Seat, line and turn of each of a user's unfinished requests."""
+        if limit == 0:
+            return []
+        most = limit or 0
+        found = self._db.latest.find(
             {"seat": seats_of(user_id)},
-            {"_id": 0, "seat": 1},
-            limit=max_unfinished,
-            batch_size=max_unfinished,
+            {"_id": 0, "seat": 1, "line": 1, "turn": 1},
+            limit=most,
+            batch_size=most or PAGE,
         )
-        taken = {document["seat"] for document in seats} if max_unfinished else set()
-        if len(taken) >= max_unfinished:
-            raise LimitReached(
-                f"You have {len(taken)} unfinished requests and may have {max_unfinished}; "
-                "wait for some of them, or revoke them."
-            )
-        free = [
-            seat
-            for number in range(max_unfinished)
-            if (seat := f"{user_id}/{number:0{_DIGITS}}") not in taken
-        ]
-        # No more of them than may be taken, for some have seats without a number; and one at random, so that
-        # those who come at the same moment do not all try the same one.
-        return random.choice(free[: max_unfinished - len(taken)])  # noqa: S311
+        return list(found)
 
-    def _next_turn(self, collection: str, user_id: str) -> int:
+    def _next_turn(self, collection: str, others: Sequence[Document]) -> int:
         dispatched = self._db.dispatched.find_one({"_id": collection})
-        last = self._db.latest.find_one(
-            {"line": collection, "user_id": user_id},
-            {"_id": 0, "turn": 1},
-            sort=[("turn", DESCENDING)],
+        turns = [one["turn"] + 1 for one in others if one.get("line") == collection]
+        return int(max([dispatched["turn"] if dispatched is not None else 0, *turns]))
+
+
+def _seat(request: Request, others: Sequence[Document], max_unfinished: int | None) -> str:
+    """A seat that is free, or was a moment ago.
+
+    Raises: LimitReached.
+    """
+    user_id = request.user.id
+    if max_unfinished is None:
+        return f"{user_id}/~{request.id}"
+    if len(others) >= max_unfinished:
+        raise LimitReached(
+            f"You have {len(others)} unfinished requests and may have {max_unfinished}; "
+            "wait for some of them, or revoke them."
         )
-        return max(
-            int(dispatched["turn"]) if dispatched is not None else 0,
-            int(last["turn"]) + 1 if last is not None else 0,
-        )
+    taken = {one["seat"] for one in others}
+    free = [
+        seat
+        for number in range(max_unfinished)
+        if (seat := f"{user_id}/{number:0{_DIGITS}}") not in taken
+    ]
+    # No more of them than may be taken, for some have seats without a number; and one at random, so that
+    # those who come at the same moment do not all try the same one.
+    return random.choice(free[: max_unfinished - len(taken)])  # noqa: S311
 
 
 def claim_of(collection: str, user_id: str, turn: int) -> str:

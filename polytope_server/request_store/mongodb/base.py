@@ -34,10 +34,10 @@ class Base:
     """
 
     def __init__(self, config: MongoStoreSection) -> None:
-        self._connection = Connection(config, self._prepare)
-        self._db = Collections.of(self._connection.client, config)
-        self._timeout_s = config.timeout
-        self._connection.open()
+        self._config = config
+        self._connection = Connection(config)
+        self._db = Collections.of(self._connection.client, config, in_replica_set=False)
+        self._connection.open(self._prepare)
 
     def close(self) -> None:
         """Close all connections."""
@@ -50,15 +50,14 @@ class Base:
         return self._do(self._now)
 
     def _prepare(self) -> None:
-        prepare(
-            self._connection.client,
-            self._db,
-            where=self._connection.where,
-            timeout_s=self._timeout_s,
+        client = self._connection.client
+        in_replica_set = prepare(
+            client, self._db, where=self._connection.where, timeout_s=self._config.timeout
         )
+        self._db = Collections.of(client, self._config, in_replica_set=in_replica_set)
 
     def _do(self, action: Callable[[], T]) -> T:
-        return self._connection.run(action)
+        return self._connection.run(action, self._prepare)
 
     def _now(self) -> float:
         """The clock of the primary: of the server that the dates of all writes are from."""

@@ -26,6 +26,7 @@ from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from polytope_server.audit import AuditEntry
+from polytope_server.config.mongodb import MongoStoreSection
 from polytope_server.errors import RequestNotFound, StepLost
 from polytope_server.request import FINISHED, DataObject, Lease, Request, Status, Step
 from polytope_server.request_store import Forgotten
@@ -63,7 +64,10 @@ _LEFT_AFTER_S: Final = 60.0
 class Changes(Admission):
     """Steps, leases, and removal."""
 
-    _swept_at = -_SWEEP_EVERY_S
+    def __init__(self, config: MongoStoreSection) -> None:
+        super().__init__(config)
+        self._swept_at = -_SWEEP_EVERY_S
+        self._furthest: dict[str, int] = {}
 
     def apply(self, step: Step) -> Request:
         call, entry_id = token(), ObjectId()
@@ -109,7 +113,7 @@ class Changes(Admission):
         if found is None or not found.get("user_id"):
             return
         collection, user_id = found["collection"], found["user_id"]
-        turn = self._next_turn(collection, user_id)
+        turn = self._next_turn(collection, self._unfinished(user_id))
         refused = 0
         while True:
             change = stepped(step, call, turn=turn, claim=claim_of(collection, user_id, turn))
@@ -158,20 +162,25 @@ class Changes(Admission):
     def _note_dispatched(self, queued: Iterable[Document]) -> None:
         """Remember how far the line has come, for the turn of users who come to it.
 
-        A hint: while it is not written, a user who comes has a turn that is too early by a few.
+        A hint: while it is not written, a user who comes has a turn that is too early by a few. What this
+        process has written before is not written again.
         """
         furthest: Counter[str] = Counter()
         for document in queued:
             collection, turn = document["collection"], document["turn"]
             furthest[collection] = max(furthest[collection], turn)
         for collection, turn in furthest.items():
-            note = partial(
-                self._db.dispatched.update_one,
-                {"_id": collection},
-                {"$max": {"turn": turn}},
-                upsert=True,
-            )
-            self._try("how far a line has come", note)
+            if turn > self._furthest.get(collection, 0):
+                self._try(
+                    "how far a line has come",
+                    partial(
+                        self._db.dispatched.update_one,
+                        {"_id": collection},
+                        {"$max": {"turn": turn}},
+                        upsert=True,
+                    ),
+                    partial(self._furthest.__setitem__, collection, turn),
+                )
 
     # --- leases
 

@@ -47,35 +47,35 @@ class NeedsOperator(BackendUnavailable):
 class Connection:
     """One client, shared by all threads of a process.
 
-    Args:
-        prepare: what must have succeeded once before anything else is done; may be called again after it
-            failed, and by several processes at once.
+    *prepare*, wherever it is asked for, is what must have succeeded once before anything else is done. It may
+    be called again after it failed, and by several processes at once.
 
     Raises:
         ConfigurationError: the client cannot be made from this.
     """
 
-    def __init__(self, config: MongoStoreSection, prepare: Callable[[], None]) -> None:
-        self._config, self._prepare = config, prepare
+    def __init__(self, config: MongoStoreSection) -> None:
+        self._config = config
         self._timeout_s = config.timeout
         self._is_prepared = False
         self._preparing = threading.Lock()
         logging.getLogger("pymongo").setLevel(config.log_level)
         self.client: MongoClient[Document] = _client(config)
-        # no monitoring threads stay behind where a store was opened only to see whether that can be done
+        # No threads stay behind where a store was opened only to see whether that can be done: a process that
+        # forks then must have none.
         self._end = weakref.finalize(self, self.client.close)
 
     def close(self) -> None:
         self._end()
 
-    def open(self) -> None:
+    def open(self, prepare: Callable[[], None]) -> None:
         """Prepare now, if the server is there; does not wait for one that is not.
 
         Raises:
             ConfigurationError: it is there, and the operator must do something first.
         """
         try:
-            self.ready(answer_s=_FIRST_LOOK_S)
+            self._make_ready(prepare, answer_s=_FIRST_LOOK_S)
         except NeedsOperator as exc:
             raise ConfigurationError(f"request_store.mongodb: {exc}") from exc
         except BackendUnavailable as exc:
@@ -84,7 +84,7 @@ class Connection:
                 extra={"cause": str(exc)},
             )
 
-    def ready(self, *, answer_s: float = _CONNECT_S) -> None:
+    def _make_ready(self, prepare: Callable[[], None], *, answer_s: float = _CONNECT_S) -> None:
         """Return if the server has been prepared, now or before.
 
         Args:
@@ -100,12 +100,12 @@ class Connection:
         try:
             if not self._is_prepared:
                 self._limited(self._ping, min(self._timeout_s, answer_s))
-                self._told(self._prepare)
+                self._told(prepare)
                 self._is_prepared = True
         finally:
             self._preparing.release()
 
-    def run(self, action: Callable[[], T]) -> T:
+    def run(self, action: Callable[[], T], prepare: Callable[[], None]) -> T:
         """The result of *action*, which is tried a second time if the server does not answer.
 
         The driver tries once more where a connection breaks. Here a second attempt is for what it does not
@@ -116,7 +116,7 @@ class Connection:
         Raises:
             BackendUnavailable: within `timeout`. Whether it has happened is unknown.
         """
-        self.ready()
+        self._make_ready(prepare)
         attempt_s = self._timeout_s / 2
         try:
             return self._limited(action, attempt_s)

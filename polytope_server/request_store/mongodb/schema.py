@@ -61,7 +61,9 @@ class Collections:
     meta: Collection[Document]
 
     @classmethod
-    def of(cls, client: MongoClient[Document], config: MongoStoreSection) -> "Collections":
+    def of(
+        cls, client: MongoClient[Document], config: MongoStoreSection, *, in_replica_set: bool
+    ) -> "Collections":
         database = client.get_database(config.database, codec_options=CODEC)
 
         def named(
@@ -75,7 +77,8 @@ class Collections:
             return named(f"{config.collection}.{name}", write=write)
 
         return cls(
-            requests=named(config.collection, read="majority"),
+            # what a server that is alone has, its majority has
+            requests=named(config.collection, read="majority" if in_replica_set else "local"),
             latest=named(config.collection),
             hints=named(config.collection, write=_HINT),
             dispatched=beside("dispatched", write=_HINT),
@@ -138,16 +141,18 @@ KEYS: Final[Sequence[IndexModel]] = (
 
 def prepare(
     client: MongoClient[Document], collections: Collections, *, where: str, timeout_s: float
-) -> None:
+) -> bool:
     """See that the server can hold the requests, and make the indexes that are missing.
 
-    May be cut off anywhere, and be done by several processes at once.
+    Returns whether it is one of a replica set, or a way to one. May be cut off anywhere, and be done by
+    several processes at once.
 
     Raises:
         NeedsOperator: it cannot.
     """
     with pymongo.timeout(timeout_s):
         _check_server(client.admin.command("buildInfo"), where)
+        hello = client.admin.command("hello")
         found = collections.meta.find_one({"_id": "schema"})
         version = int(found["version"]) if found else 0
         if version > VERSION + 1:
@@ -174,6 +179,7 @@ def prepare(
                 {"_id": "schema"}, {"$max": {"version": VERSION}}, upsert=True
             )
         _tell_of_strangers(collections.latest)
+    return "setName" in hello or hello.get("msg") == "isdbgrid"
 
 
 def _missing(

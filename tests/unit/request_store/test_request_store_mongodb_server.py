@@ -2,8 +2,10 @@
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from services.fixtures import started
 from services.mongodb import PASSWORD, USER, MongoDb
 
 from polytope_server.config.mongodb import MongoStoreSection
-from polytope_server.errors import BackendUnavailable, ConfigurationError
+from polytope_server.errors import BackendUnavailable, ConfigurationError, InvalidRequest
 from polytope_server.registry import open_backend
 from polytope_server.request import Status
 from polytope_server.request_store.mongodb import MongoRequestStore
@@ -222,7 +224,8 @@ def test_a_password_that_turns_out_to_be_wrong_later_is_told_as_such_until_it_is
 
 @pytest.fixture(scope="module")
 def encrypted() -> Iterator[MongoDb]:
-    with started(MongoDb, tls=True) as server:
+    """A server that wants TLS, and is alone."""
+    with started(MongoDb, tls=True, alone=True) as server:
         yield server
 
 
@@ -233,7 +236,8 @@ def test_a_certificate_is_trusted_if_its_authority_is_named(encrypted: MongoDb) 
         database=encrypted.database(),
         timeout=10,
     )
-    store.add(new_request())
+    assert finish(store, start(store, store.add(new_request()))).status is Status.PROCESSED
+    assert store._db.requests.read_concern.level == "local", "it has no majority"
     store.close()
 
 
@@ -248,6 +252,26 @@ def test_a_certificate_for_another_name_is_not_trusted(encrypted: MongoDb) -> No
         tls_ca_file=encrypted.certificates.authority,
     )
     assert "certificate is for the name in `uri`" in said
+
+
+def test_a_store_that_is_not_wanted_any_more_leaves_no_thread_behind(mongodb: MongoDb) -> None:
+    before = set(threading.enumerate())
+    store = opened(uri=mongodb.uri, database=mongodb.database(), timeout=10)
+    store.ping()
+    assert set(threading.enumerate()) > before
+    del store
+    end = time.monotonic() + 10
+    while set(threading.enumerate()) > before:
+        assert time.monotonic() < end, threading.enumerate()
+        time.sleep(0.01)
+
+
+def test_a_request_that_is_too_long_to_be_kept_is_told_to_its_user(mongodb: MongoDb) -> None:
+    store = opened(uri=mongodb.uri, database=mongodb.database(), timeout=10)
+    with pytest.raises(InvalidRequest, match="too long"):
+        store.add(replace(new_request(), user_request="x" * (17 << 20)))
+    assert store.count(new_request().user.id) == 0
+    store.close()
 
 
 # --- what is there already
@@ -265,6 +289,7 @@ def test_a_replica_set_is_found_by_its_name(mongodb: MongoDb) -> None:
         timeout=10,
     )
     store.add(new_request())
+    assert store._db.requests.read_concern.level == "majority"
     store.close()
 
 

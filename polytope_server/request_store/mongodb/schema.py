@@ -171,6 +171,12 @@ def prepare(
         _tell_of_strangers(collections.latest)
 
 
+def is_whole(collections: Collections) -> bool:
+    """Whether what `prepare` has made is there. It writes, but nothing new, and so fails if we may not."""
+    written = collections.meta.update_one({"_id": "schema"}, {"$max": {"version": VERSION}})
+    return bool(written.matched_count) and not _missing(collections.latest, REQUESTS)
+
+
 def _missing(
     collection: Collection[Document], indexes: Sequence[IndexModel]
 ) -> Sequence[IndexModel]:

@@ -339,9 +339,7 @@ def test_a_signed_link_is_for_one_object_and_as_it_is(server: Any) -> None:
     assert requests.put(good, data=b"x", timeout=10).status_code == 403
 
 
-def test_no_log_has_the_signature_of_a_link(
-    radosgw: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_log_has_the_signature_of_a_link(radosgw: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         staging = opened(radosgw, use_presigned_url=True)
         put(staging, "a")

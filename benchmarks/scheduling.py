@@ -36,6 +36,8 @@ USERS = 1_000
 FREE = 40
 CYCLES = 10
 """In each run; the median counts."""
+OTHERS_CYCLES = 3
+"""The same where each of them, and filling up again after it, may take a second."""
 
 
 def measure(options: Options) -> bool:
@@ -111,10 +113,10 @@ def _others(options: Options, waiting: int) -> _Measured:
         made.fill(REFERENCE)
         made.begin()
         for _ in range(options.runs):
-            measured.reference.append(_median(_cycle(made) for _ in range(CYCLES)))
+            measured.reference.append(_median(_cycle(made) for _ in range(OTHERS_CYCLES)))
         made.fill(waiting - REFERENCE)
         for _ in range(options.runs):
-            measured.cycles.append(_median(_cycle(made) for _ in range(CYCLES)))
+            measured.cycles.append(_median(_cycle(made) for _ in range(OTHERS_CYCLES)))
             measured.positions.append(_told(made))
     finally:
         made.clear()

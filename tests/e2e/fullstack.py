@@ -27,7 +27,7 @@ its time.
 """
 SECOND_WORKER: Final = "worker-2"
 CHANGES: Final[Mapping[str, Any]] = {
-    "datasources": {"slow": {"type": "dummy", "bytes_per_second": 1_000_000}},
+    "datasources": {"slow": {"type": "dummy", "bytes_per_second": "1M"}},
     "collections": {"slow": {"roles": {REALM: ["default"]}, "datasources": ["slow"]}},
 }
 

@@ -8,6 +8,8 @@ import pytest
 import requests
 from deployed import Collection, Deployed, User
 
+from polytope_server.config.datasources import DummyConfig
+
 LASTING: Final = "a dummy with bytes_per_second, or a raise that hangs"
 """What `lasts`, in words."""
 
@@ -117,8 +119,10 @@ class Place(NamedTuple):
 
     def submit_lasting(self) -> str:
         """The id of a request that takes a minute, if its datasource lasts."""
-        rate = int(self.collection.options.get("bytes_per_second") or 1)
-        return self.submit(str(60 * rate))
+        if self.collection.type != "dummy":
+            return self.submit("1")
+        config = DummyConfig.read(self.collection.options, where=f"collections.{self.name}")
+        return self.submit(str(60 * (config.bytes_per_second or 1)))
 
 
 def lasts(collection: Collection) -> bool:

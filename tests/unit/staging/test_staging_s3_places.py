@@ -111,7 +111,7 @@ def test_clocks_that_differ_are_said_to_differ(
         "get_current_datetime",
         lambda *a, **k: now(*a, **k) + datetime.timedelta(hours=1),
     )
-    for call in (staging.ping, lambda: put(staging, "a"), lambda: opened(server)):
+    for call in (staging.ping, lambda: put(staging, "a"), opened(server).ping):
         with pytest.raises(BackendUnavailable, match="clocks differ"):
             call()
 
@@ -122,8 +122,9 @@ def test_a_bucket_that_cannot_be_made_is_the_operators_mistake(radosgw: Any) -> 
 
 
 def test_a_server_that_is_away_is_unavailable(radosgw: Any) -> None:
+    staging = opened(radosgw, port=9)
     with pytest.raises(BackendUnavailable, match="does not answer"):
-        opened(radosgw, port=9)
+        staging.ping()
 
 
 @pytest.mark.parametrize("body", [b"<html><p>Welcome!</html>", b"<html/>", b"hello"])
@@ -143,7 +144,7 @@ def test_another_server_on_that_port_is_no_s3_server(body: bytes) -> None:
         options = {"host": "127.0.0.1", "port": other.server_address[1]}
         try:
             with pytest.raises(BackendUnavailable, match="is no S3 server"):
-                S3Staging(section(options))
+                S3Staging(section(options)).ping()
         finally:
             other.shutdown()
 
@@ -232,7 +233,7 @@ def test_a_file_without_certificates_is_the_operators_mistake(radosgw: Any, path
 
 def test_a_server_that_speaks_only_tls_is_hinted_at(radosgw: Any) -> None:
     with pytest.raises(BackendUnavailable, match="if it speaks TLS only"):
-        opened(radosgw, port=radosgw.port("https"))
+        opened(radosgw, port=radosgw.port("https")).ping()
 
 
 # --- addresses

@@ -274,6 +274,8 @@ def test_what_older_files_hold_and_nobody_reads_is_accepted(read: Read) -> None:
         version: "1"
         developer: {disable_schema_check: true}
         frontend: {server: flask, handler: flask, host: polytope.example.org}
+        broker: {user_limit: 4, host: broker, port: 5001}
+        worker: {host: worker, port: 5002}
         garbage-collector: {metric_age: 30d}
         testrunner: {a: b}
         profiling: {a: b}
@@ -288,7 +290,10 @@ def test_what_older_files_hold_and_nobody_reads_is_accepted(read: Read) -> None:
         strict=True,
     )
     told = "\n".join(loaded.warnings)
-    for place in ("frontend.server", "frontend.host", "metric_age", "telemetry"):
+    for place in (
+        *("frontend.server", "frontend.host", "broker.user_limit", "broker.host", "broker.port"),
+        *("worker.host", "worker.port", "metric_age", "telemetry"),
+    ):
         assert f"{place}: not read" in told
 
 

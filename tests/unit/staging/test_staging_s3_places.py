@@ -122,7 +122,9 @@ def test_a_bucket_that_cannot_be_made_is_the_operators_mistake(radosgw: Any) -> 
 
 
 def test_a_server_that_knows_itself_by_another_name_says_so(radosgw: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"staging\.s3\.host.* the name that the server itself"):
+    with pytest.raises(
+        ConfigurationError, match=r"staging\.s3\.host.* the name that the server itself"
+    ):
         opened(radosgw, host="http://localhost")
 
 

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # A wide terminal keeps tables in logs whole.
 export COLUMNS ?= 120
 
-.PHONY: demo services services-install integration test unit check format bench bench-stack chaos chaos-stack soak fuzz docs clean help
+.PHONY: demo services services-install integration test unit check format bench bench-stack chaos chaos-stack explain soak fuzz docs clean help
 
 help:
 	@echo "make demo [ONCE=1] [PORT=5000]  a server on a small real FDB, used as a user would"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-stack                the same on MongoDB, RabbitMQ, S3 and Redis, beside the embedded back-ends"
 	@echo "make chaos [SEED=n] [KILLS=200] random kills under load, each followed by a look at every promise"
 	@echo "make chaos-stack [KILLS=100]    the same on MongoDB, RabbitMQ, S3 and Redis, which are harmed as well"
+	@echo "make explain [REQUESTS=100000]  no question to MongoDB scans a collection, with so many requests in it"
 	@echo "make soak [SECONDS=600]         steady load; memory, files, threads and databases must stay flat"
 	@echo "make docs                       the pages that are made from the code"
 	@echo "make fuzz [SECONDS=600] [SEED=n] any bytes at every door: longer, and others, than make test tries"
@@ -71,6 +72,10 @@ chaos: $(BIN)/.dev
 
 chaos-stack: $(BIN)/.dev
 	$(BIN)/python tests/chaos/chaos.py --stack --kills $(or $(KILLS),100) $(if $(SEED),--seed $(SEED))
+
+explain: $(BIN)/.dev
+	POLYTOPE_EXPLAIN_REQUESTS=$(or $(REQUESTS),100000) $(BIN)/python -m pytest -v \
+	  tests/unit/request_store/test_request_store_mongodb_explain.py
 
 soak: $(BIN)/.dev
 	$(BIN)/python tests/chaos/soak.py --seconds $(or $(SECONDS),600)

@@ -28,7 +28,7 @@ from polytope_server.config.model import Choice
 from polytope_server.config.tracing import TracingSection
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.observability.backends import observed
-from polytope_server.observability.health import Checks, HealthListener
+from polytope_server.observability.health import Checks, HealthListener, LateChecks
 from polytope_server.observability.metrics import Metrics
 from polytope_server.observability.tracing import NO_TRACES, Traces
 from polytope_server.registry import backends, open_backend
@@ -168,12 +168,18 @@ def patiently(
 
 
 def open_chosen(
-    abstraction: str, choice: Choice | None, *, stop: Stop, metrics: Metrics | None = None
+    abstraction: str,
+    choice: Choice | None,
+    *,
+    stop: Stop,
+    metrics: Metrics | None = None,
+    checks: LateChecks | None = None,
 ) -> Any:
     """The back-end that a section of the configuration names, waited for while it is away.
 
     Args:
         metrics: told of all its calls.
+        checks: told of its ping.
 
     Raises:
         ConfigurationError: none is chosen, it is not here, or its options are wrong.
@@ -188,9 +194,11 @@ def open_chosen(
     backend = patiently(
         lambda: open_backend(abstraction, choice.name, choice.options), stop=stop, what=abstraction
     )
-    if metrics is None:
-        return backend
-    return observed(backend, abstraction=abstraction, name=choice.name, metrics=metrics)
+    if metrics is not None:
+        backend = observed(backend, abstraction=abstraction, name=choice.name, metrics=metrics)
+    if checks is not None:
+        checks.opened(abstraction, backend.ping)
+    return backend
 
 
 def end_with_parent(parent: int, number: signal.Signals) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -49,6 +50,11 @@ KEY_KNOWN_S: Final = 2.0
 """The same for who came with an API key: so long at most a key is good that somebody else has revoked."""
 REFUSAL_LIFETIME_S: Final = 5.0
 
+LONGEST_NAME: Final = 1024
+"""Of a user, a realm or a role; what identity services say is stored with each request."""
+_NOT_IN_A_NAME: Final = re.compile("[\x00\r\n\ud800-\udfff]")
+"""What no store, header or line takes; an identity service may say it all the same, or hand it on."""
+
 # Clients crash on a refusal whose text says that something has run out, so none here does.
 _MAX_KNOWN: Final = 8192
 _REFUSED: Final = "The credentials were not accepted."
@@ -57,6 +63,9 @@ _NO_KEY_FOR_A_KEY: Final = (
 )
 _NOWHERE: Final = b""
 """Stands for where a credential that names nobody is counted."""
+_NOT_A_NAME: Final = (
+    "The name of this account cannot be used here: it is too long, or no plain text."
+)
 _SPEAKS_FOR_OTHERS: Final = "federation"
 """The scheme of servers that speak for users of theirs."""
 
@@ -231,6 +240,7 @@ class Identity:
 
         Raises:
             NotAuthenticated: no credentials, or none that were accepted.
+            NotAuthorized: they are of somebody whose name cannot be used.
             BackendUnavailable: none was accepted, and somebody who might have done so is away; or
                 an authorizer of the user's realm is.
         """
@@ -276,7 +286,7 @@ class Identity:
 
         Raises:
             NotAuthenticated: see `identify`.
-            NotAuthorized: only an API key says who it is; or it is a user of nobody here.
+            NotAuthorized: see `identify`; or only an API key says who it is; or it is a user of nobody here.
             BackendUnavailable: see `identify`.
         """
         credentials = parse(authorization)
@@ -345,7 +355,7 @@ class Identity:
                     continue
                 for place in places or [_NOWHERE]:
                     self._guesses.was_right(place, guess)
-                return user, each
+                return _usable(user), each
             if judged:
                 self._guesses.was_wrong(guess)
             else:
@@ -421,6 +431,22 @@ class Identity:
 
     def _digest(self, *parts: str) -> bytes:
         return keyed_digest(self._key, *parts)
+
+
+def _usable(user: User) -> User:
+    """The user, without roles that nobody could be given.
+
+    Raises:
+        NotAuthorized: who it is cannot be said.
+    """
+    if not (_is_name(user.username) and _is_name(user.realm)):
+        logger.warning("A user's name cannot be used", extra={"username": user.username[:100]})
+        raise NotAuthorized(_NOT_A_NAME)
+    return replace(user, roles=frozenset(role for role in user.roles if _is_name(role)))
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= LONGEST_NAME and not _NOT_IN_A_NAME.search(text)
 
 
 def _has_secrets(attributes: Mapping[str, str]) -> bool:

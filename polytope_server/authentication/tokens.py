@@ -17,6 +17,10 @@ MAX_TOKEN_CHARACTERS: Final = 16 * 1024
 _COMPACT: Final = re.compile(r"[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
 _FOR_SOMETHING_ELSE: Final = frozenset({"id", "refresh", "offline", "logout"})
 """What Keycloak calls tokens, signed with the same keys, that are not for calling a service."""
+_OF_IDENTITY_TOKENS: Final = frozenset({"at_hash", "c_hash"})
+"""Claims that only identity tokens have, as the standard calls them; others than Keycloak say no kind."""
+_ACCESS: Final = "at+jwt"
+"""What the header of an access token may say; many say nothing, or just JWT."""
 _UNREADABLE: Final = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 _NEVER: Final = 1 << 40
 _REFUSED: Final = "The token is not accepted."
@@ -78,6 +82,8 @@ class Verifier:
             raise _refusal("its algorithm is not allowed")
         if not isinstance(key_id, str | None) or "crit" in header:
             raise _refusal("its header is not understood")
+        if _is_for_something_else(header.get("typ")):
+            raise _refusal("it is no access token")
         if self._issuer is not None and said.get("iss") != self._issuer:
             raise _refusal("it is of another issuer")  # before anybody is asked for keys
         key = self._keys.find(key_id)
@@ -101,7 +107,8 @@ class Verifier:
         subject, kind = claims["sub"], claims.get("typ")
         if not isinstance(subject, str) or not subject:
             raise _refusal("it names nobody")
-        if isinstance(kind, str) and kind.lower() in _FOR_SOMETHING_ELSE:
+        is_other = isinstance(kind, str) and kind.lower() in _FOR_SOMETHING_ELSE
+        if is_other or _OF_IDENTITY_TOKENS & claims.keys():
             raise _refusal("it is no access token")
         if not self._is_for_us(claims.get("aud")):
             raise _refusal("it is for another audience", kind=WrongAudience)
@@ -113,6 +120,14 @@ class Verifier:
         listed = audience if isinstance(audience, list) else [audience]
         named = {each for each in listed if isinstance(each, str)}
         return bool(named & (self._audience or {self._client_id}))
+
+
+def _is_for_something_else(kind: Any) -> bool:
+    """Whether the header says so: logout, events and the like are ``logout+jwt`` and so on."""
+    if not isinstance(kind, str):
+        return False
+    plain = kind.lower().removeprefix("application/")
+    return plain.endswith("+jwt") and plain != _ACCESS
 
 
 def _refusal(reason: str, *, kind: type[NotAuthenticated] = NotAuthenticated) -> NotAuthenticated:

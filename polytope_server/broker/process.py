@@ -8,6 +8,7 @@ from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen, telling_traces
 from polytope_server.observability.families import BROKER
+from polytope_server.observability.health import LateChecks
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.reloading import Reload, Snapshot
@@ -24,18 +25,17 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
     stop.on_signals()
     metrics = Metrics(BROKER)
     reload = Reload(files, hangup, config, _limits, process=BROKER)
-    store: RequestStore = open_chosen(
-        "request_store", config.request_store, stop=stop, metrics=metrics
-    )
-    queue: Queue = open_chosen("queue", config.queue, stop=stop, metrics=metrics)
     settings = config.broker
-    checks = {"request_store": store.ping, "queue": queue.ping}
+    checks = LateChecks("request_store", "queue")
     with (
         telling_traces(config.tracing, process=BROKER) as traces,
         listening(settings.health_bind_to, settings.health_port, checks, metrics),
-        reload.running(),
     ):
-        Broker(
+        store: RequestStore = open_chosen(
+            "request_store", config.request_store, stop=stop, metrics=metrics, checks=checks
+        )
+        queue: Queue = open_chosen("queue", config.queue, stop=stop, metrics=metrics, checks=checks)
+        broker = Broker(
             store=store,
             queue=queue,
             limits=reload.current,
@@ -43,7 +43,9 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             metrics=metrics,
             grace_s=config.reload.grace,
             traces=traces,
-        ).run(stop)
+        )
+        with reload.running():
+            broker.run(stop)
 
 
 def _limits(snapshot: Snapshot, _before: Mapping[str, Limits] | None) -> Mapping[str, Limits]:

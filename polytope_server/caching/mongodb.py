@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import Any, Final
 
+from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import (
@@ -134,6 +135,8 @@ def _our_errors() -> Iterator[None]:
     except OperationFailure as exc:
         if exc.code == _AUTHENTICATION_FAILED or exc.timeout:
             raise BackendUnavailable(f"caching.mongodb: {exc}") from exc
+        raise Refused(str(exc)) from exc
+    except BSONError as exc:  # of what somebody else has put there, such as text that is none
         raise Refused(str(exc)) from exc
     except PyMongoError as exc:
         raise BackendUnavailable(f"caching.mongodb: {exc}") from exc

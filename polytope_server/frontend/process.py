@@ -3,7 +3,8 @@
 import functools
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from polytope_server.asgi_server import listen_patiently, serve
@@ -19,6 +20,7 @@ from polytope_server.frontend.policy import Policy
 from polytope_server.frontend.urls import PublicUrls
 from polytope_server.lifecycle import Hangup, Stop, open_chosen, open_traces
 from polytope_server.observability.families import FRONTEND
+from polytope_server.observability.health import LateChecks
 from polytope_server.observability.metrics import Metrics
 from polytope_server.observability.siblings import SharedListener
 from polytope_server.reloading import Build, Reload, Snapshot
@@ -39,26 +41,27 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
         port=settings.port,
     )
     stop = Stop()
-    for abstraction, choice in (
-        ("request_store", config.request_store),
-        ("queue", config.queue),
-        ("staging", config.staging),
-    ):
-        open_chosen(abstraction, choice, stop=stop)  # so that mistakes are told at once
-    cache: Cache = open_chosen("caching", config.caching, stop=stop)
+    choices = {
+        "request_store": config.request_store,
+        "queue": config.queue,
+        "staging": config.staging,
+        "caching": config.caching,
+    }
+    # here, so that mistakes are told at once
+    cache: Cache = _opened(choices, stop=stop)["caching"]
     # Here changes are found, checked, and kept for worker processes to come, which say that it is done.
     ours = Reload(files, hangup, config, _policy(cache), process=FRONTEND, success=logging.DEBUG)
 
     def make_app(listener: SharedListener) -> Application:
         # Called in gunicorn's worker process: connections and threads do not survive a fork.
         metrics = Metrics(FRONTEND)
-        listener.answer({}, metrics)
-
-        def opened(abstraction: str, choice: Choice | None) -> Any:
-            return open_chosen(abstraction, choice, stop=stop, metrics=metrics)
-
-        store: RequestStore = opened("request_store", config.request_store)
-        cache: Cache = opened("caching", config.caching)
+        checks = LateChecks("request_store", "queue", "staging")
+        listener.answer(checks, metrics)
+        backends = _opened(choices, stop=stop, metrics=metrics)
+        for name in checks:
+            checks.opened(name, backends[name].ping)
+        store: RequestStore = backends["request_store"]
+        cache: Cache = backends["caching"]
         secret = _secret(config, store, stop)
         reload = Reload(
             files,
@@ -71,8 +74,8 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
         )
         services = Services(
             store=store,
-            queue=opened("queue", config.queue),
-            staging=opened("staging", config.staging),
+            queue=backends["queue"],
+            staging=backends["staging"],
             cache=cache,
             policy=reload.current,
             metrics=metrics,
@@ -97,6 +100,18 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             on_ready=None,
             each_turn=ours.turn,
         )
+
+
+def _opened(
+    choices: Mapping[str, Choice | None], *, stop: Stop, metrics: Metrics | None = None
+) -> Mapping[str, Any]:
+    """All of them, opened at the same time: each may look some seconds for a server that is away."""
+
+    def opened(abstraction: str) -> Any:
+        return open_chosen(abstraction, choices[abstraction], stop=stop, metrics=metrics)
+
+    with ThreadPoolExecutor(len(choices)) as threads:
+        return dict(zip(choices, threads.map(opened, choices), strict=True))
 
 
 def _policy(

@@ -7,6 +7,7 @@ from polytope_server.config.model import Config
 from polytope_server.garbage_collector.loop import Collector
 from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen, telling_traces
 from polytope_server.observability.families import COLLECTOR
+from polytope_server.observability.health import LateChecks
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.reloading import Reload
@@ -27,11 +28,6 @@ def run(
     stop = Stop()
     stop.on_signals()
     metrics = Metrics(COLLECTOR)
-    store: RequestStore = open_chosen(
-        "request_store", config.request_store, stop=stop, metrics=metrics
-    )
-    queue: Queue = open_chosen("queue", config.queue, stop=stop, metrics=metrics)
-    staging: Staging = open_chosen("staging", config.staging, stop=stop, metrics=metrics)
     settings = config.garbage_collector
     reload = Reload(
         files,
@@ -40,7 +36,19 @@ def run(
         lambda snapshot, _before: snapshot.config.garbage_collector,
         process=COLLECTOR,
     )
-    with telling_traces(config.tracing, process=COLLECTOR) as traces:
+    checks = LateChecks("request_store", "staging", "usage")
+    port = None if once or dry_run else settings.health_port
+    with (
+        telling_traces(config.tracing, process=COLLECTOR) as traces,
+        listening(settings.health_bind_to, port, checks, metrics),
+    ):
+        store: RequestStore = open_chosen(
+            "request_store", config.request_store, stop=stop, metrics=metrics, checks=checks
+        )
+        queue: Queue = open_chosen("queue", config.queue, stop=stop, metrics=metrics)
+        staging: Staging = open_chosen(
+            "staging", config.staging, stop=stop, metrics=metrics, checks=checks
+        )
         collector = Collector(
             store=store,
             staging=staging,
@@ -59,12 +67,8 @@ def run(
             writer.turn(stop)
             writer.leave()
             return
-        checks = {"request_store": store.ping, "staging": staging.ping, "usage": writer.ping}
-        with (
-            listening(settings.health_bind_to, settings.health_port, checks, metrics),
-            reload.running(),
-            writer.running(stop),
-        ):
+        checks.opened("usage", writer.ping)
+        with reload.running(), writer.running(stop):
             collector.run(stop)
 
 

@@ -1,5 +1,6 @@
 """Is a process alive, can it do its work, and what does it wait for: asked and answered by HTTP."""
 
+import functools
 import http.client
 import json
 import logging
@@ -40,6 +41,24 @@ class Report(NamedTuple):
 
     ready: bool
     states: Mapping[str, str]
+
+
+class LateChecks(dict[str, Callable[[], None]]):
+    """Checks of back-ends that are opened only now: each is away until then."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__({name: functools.partial(self._look, name) for name in names})
+        self._pings: dict[str, Callable[[], None]] = {}
+
+    def opened(self, name: str, ping: Callable[[], None]) -> None:
+        """From now on, *ping* says how it is."""
+        self._pings[name] = ping
+
+    def _look(self, name: str) -> None:
+        ping = self._pings.get(name)
+        if ping is None:
+            raise BackendUnavailable(f"{name}: it is still being opened")
+        ping()
 
 
 class _Probe:

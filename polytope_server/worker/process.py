@@ -4,6 +4,7 @@ from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
 from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen, telling_traces
 from polytope_server.observability.families import WORKER
+from polytope_server.observability.health import LateChecks
 from polytope_server.observability.metrics import Metrics
 from polytope_server.queue import Queue
 from polytope_server.reloading import Reload, Snapshot
@@ -22,19 +23,20 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
     stop.on_signals()
     metrics = Metrics(WORKER)
     reload = Reload(files, hangup, config, _sources, process=WORKER)
-    store: RequestStore = open_chosen(
-        "request_store", config.request_store, stop=stop, metrics=metrics
-    )
-    queue: Queue = open_chosen("queue", config.queue, stop=stop, metrics=metrics)
-    staging: Staging = open_chosen("staging", config.staging, stop=stop, metrics=metrics)
     settings = config.worker
-    checks = {"request_store": store.ping, "queue": queue.ping, "staging": staging.ping}
+    checks = LateChecks("request_store", "queue", "staging")
     with (
         telling_traces(config.tracing, process=WORKER) as traces,
         listening(settings.health_bind_to, settings.health_port, checks, metrics),
-        reload.running(),
     ):
-        Worker(
+        store: RequestStore = open_chosen(
+            "request_store", config.request_store, stop=stop, metrics=metrics, checks=checks
+        )
+        queue: Queue = open_chosen("queue", config.queue, stop=stop, metrics=metrics, checks=checks)
+        staging: Staging = open_chosen(
+            "staging", config.staging, stop=stop, metrics=metrics, checks=checks
+        )
+        worker = Worker(
             store=store,
             queue=queue,
             staging=staging,
@@ -43,7 +45,9 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             metrics=metrics,
             grace_s=config.reload.grace,
             traces=traces,
-        ).run(stop)
+        )
+        with reload.running():
+            worker.run(stop)
 
 
 def _sources(snapshot: Snapshot, _before: Sources | None) -> Sources:

@@ -50,6 +50,8 @@ _OWNERSHIP_S = 1.0
 _UNKNOWN_S = 2.0
 """How long a request whose datasource is not here is kept before it is handed on."""
 _UNKNOWN_LOOK_S = 0.1
+_AWAY_LOG_S = 10.0
+"""Between two lines of the log that say that a back-end is away."""
 _RETRY_FIRST_S = 1.0
 _RETRY_LONGEST_S = 5.0
 
@@ -131,6 +133,7 @@ class Worker:
         self._runs: set[Run] = set()
         self._draining = False
         self._lock = threading.Lock()
+        self._told_away_at = float("-inf")
         self._abandon = Stop()
 
     def run(self, stop: Stop) -> None:
@@ -189,13 +192,20 @@ class Worker:
                     else:
                         self._next(slot, hints)
                 except BackendUnavailable as exc:
-                    logger.warning("a back-end is away", extra={"cause": str(exc)})
+                    self._tell_away(exc)
                     stop.wait(1.0)
                 except Exception:
                     # Whatever went wrong with one request, the slot is there for the next one.
                     logger.exception("a slot's turn failed")
                     slot.discard()
                     stop.wait(1.0)
+
+    def _tell_away(self, cause: BackendUnavailable) -> None:
+        """Once for all slots, and from time to time while it lasts."""
+        now = time.monotonic()
+        if now - self._told_away_at >= _AWAY_LOG_S:
+            self._told_away_at = now
+            logger.warning("a back-end is away", extra={"cause": str(cause)})
 
     def _next(self, slot: "_Slot", hints: Hints) -> None:
         delivery = self._queue.receive()

@@ -226,6 +226,24 @@ def test_a_wish_that_cannot_be_granted_is_refused(
     assert listed(server) == []
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://elsewhere.example.org"},
+        {"Origin": "null", "Content-Type": "application/x-www-form-urlencoded"},
+        {"Origin": "null", "Content-Type": "text/plain"},
+    ],
+)
+def test_a_page_of_another_site_cannot_have_a_browser_make_keys(
+    server: Deployment, headers: dict[str, str]
+) -> None:
+    """Browsers send the password that they know, and ask us first only where a form could not ask."""
+    assert server.call("POST", KEYS, headers=headers).status_code == 415
+    assert listed(server) == []
+    headers["Content-Type"] = "application/json"
+    assert server.call("POST", KEYS, data="{}", headers=headers).status_code == 200
+
+
 def test_a_body_need_not_be_there_but_be_json(server: Deployment) -> None:
     assert server.call("POST", KEYS).status_code == 200
     assert server.call("POST", KEYS, data="name=x").status_code == 415

@@ -63,7 +63,9 @@ class Keys:
     async def on_post(self, req: Request, resp: Response) -> None:
         settings = enabled(req)
         body = await whole(req, max_bytes=_MAX_BODY)
-        if body:
+        if body or req.get_header("Origin"):
+            # A browser says where the page is from. It sends what another site's page asks for, with the
+            # password that it knows, without asking us first, unless it is of a type that forms have not.
             expect_json(req)
         wish = Wish.from_body(body, settings)
         user = await self._authentication.identify_for_key(req, resp)

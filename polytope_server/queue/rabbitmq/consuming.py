@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -30,7 +31,8 @@ _TEND_S: Final = 0.25
 _TRUST_S: Final = 5.0
 """After it, the server is asked although a consumer waits: one that waits while a quorum queue is deleted and
 at once made again may be told nothing, and get nothing, for ever."""
-_LONGEST_ID: Final = 200
+_ID: Final = re.compile(r"[!-~]{1,200}", re.ASCII)
+"""What may be asked a store for; no id of ours has anything else in it."""
 
 
 class _Tag(NamedTuple):
@@ -316,6 +318,6 @@ def parsed(body: bytes) -> Message | None:
             attempt, is_ours = 1, True
         case _:
             return None
-    if not is_ours or not 0 < len(request_id) <= _LONGEST_ID:
+    if not is_ours or not _ID.fullmatch(request_id):
         return None
     return Message(id=request_id, attempt=attempt)

@@ -7,8 +7,7 @@ keep among all documents are unique indexes, so each is made a question of one:
   and given that one.
 - A user who may have *n* unfinished requests has *n* seats, with numbers. A request takes a seat that seems
   free, and of two that take the same one the later is refused and looks again. It leaves the seat in the
-  step that finishes it. (What an operator starts over takes a seat without a number. By so many, and only
-  while several are added at the same moment, a user may come to have more than the limit says.)
+  step that finishes it. (What an operator starts over, limit or not, takes a seat without a number.)
 - A turn is one more than the last in the user's line. Of two that were given the same turn at the same
   moment the later is refused, and takes the next one: the `claim` on it is given up when the request
   leaves the line. What comes back into the line brings its turn and needs no claim.
@@ -62,9 +61,10 @@ class Admission(Base):
         try:
             document["seat"] = self._seat(request, max_unfinished)
         except LimitReached:
-            if key is not None and (earlier := self._by_key(key)) is not None:
-                return earlier
-            raise
+            earlier = self._by_key(key) if key is not None else self._added_before(request)
+            if earlier is None:
+                raise
+            return earlier
         if request.status is Status.WAITING:
             document["line"] = request.collection
             _give(document, self._next_turn(request.collection, user_id))
@@ -73,6 +73,8 @@ class Admission(Base):
             try:
                 self._db.requests.insert_one(document)
             except DuplicateKeyError as exc:
+                if (before := self._added_before(request)) is not None:
+                    return before  # whatever was refused first, it was in our own way
                 refused += 1
                 match field_of(exc):
                     case "seat":
@@ -84,16 +86,14 @@ class Admission(Base):
                         if key is not None and (earlier := self._by_key(key)) is not None:
                             return earlier  # else it has just been removed
                     case _:
-                        return self._added_before(request, exc)
+                        raise
             else:
                 return a_request(document)
 
-    def _added_before(self, request: Request, error: DuplicateKeyError) -> Request:
-        """The request as it stands, which an attempt of ours has added whose answer was lost."""
+    def _added_before(self, request: Request) -> Request | None:
+        """The request as it stands, if an attempt of ours has added it whose answer was lost."""
         found = self._db.latest.find_one({"_id": request.id, "user_id": request.user.id})
-        if found is None:
-            raise error
-        return a_request(found)
+        return a_request(found) if found is not None else None
 
     def _by_key(self, key: str) -> Request | None:
         found = self._db.latest.find_one({"idempotency_key": key})
@@ -119,13 +119,14 @@ class Admission(Base):
                 f"You have {len(taken)} unfinished requests and may have {max_unfinished}; "
                 "wait for some of them, or revoke them."
             )
-        # at random, so that those who come at the same moment do not all try the same one
-        begin = random.randrange(max_unfinished)  # noqa: S311
-        return next(
+        free = [
             seat
             for number in range(max_unfinished)
-            if (seat := f"{user_id}/{(begin + number) % max_unfinished:0{_DIGITS}}") not in taken
-        )
+            if (seat := f"{user_id}/{number:0{_DIGITS}}") not in taken
+        ]
+        # No more of them than may be taken, for some have seats without a number; and one at random, so that
+        # those who come at the same moment do not all try the same one.
+        return random.choice(free[: max_unfinished - len(taken)])  # noqa: S311
 
     def _next_turn(self, collection: str, user_id: str) -> int:
         dispatched = self._db.dispatched.find_one({"_id": collection})

@@ -1,9 +1,12 @@
 """What becomes of a request: each change is one conditional update of one document.
 
-A change is tried by the token of its call. Where the update finds nothing to do, the request is read, and
-if the token is among those of its last calls, the change was ours and only its answer was lost. The update
-that found nothing has made sure that a majority has what it did not find: that is how MongoDB
-acknowledges a write that changes nothing.
+An update tells how many documents it has changed, but not to a call whose answer was lost, and that comes a
+second time. So each leaves the token of its call, and then the request is read: if the token is among
+those of its last calls, the change was ours. An update that finds nothing to do is answered only when a
+majority has all that was written before it, and so what it did not find.
+
+(One command could change and return a document. But then its second answer is that there is nothing to do,
+and servers that are not MongoDB take long over it.)
 
 Removing is a change like the others, into a state that no question asks for. So it can be told by whom a
 request was removed, and records of use that nobody has read stay where they are. Then the document is
@@ -14,11 +17,12 @@ collector.
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from bson import ObjectId
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from polytope_server.audit import AuditEntry
@@ -84,55 +88,40 @@ class Changes(Admission):
 
     def _apply(self, step: Step, call: str, entry_id: ObjectId) -> Request:
         with self._noted(step.audit, entry_id):
-            document = self._take(step, call)
+            expired_at = date(self._now()) if step.only_if_expired else None
+            condition = may_step(step, call, expired_at=expired_at)
+            if _gives_a_turn(step):
+                self._take_in_turn(step, call, condition)
+            else:
+                self._db.requests.update_one(condition, stepped(step, call, turn=None, claim=None))
+            document = self._db.latest.find_one({"_id": step.id})
+            if document is None or not is_there(document):
+                raise RequestNotFound(step.id)
+            if call not in document["steps"]:
+                raise StepLost(f"{step.id} does not stand in {step.source} any more")
         if step.target is Status.QUEUED:
             self._note_dispatched([document])
-        return a_request(document)
+        return _as_left(step, call, document)
 
-    def _take(self, step: Step, call: str) -> Document:
-        """Raises: RequestNotFound, StepLost."""
-        expired_at = date(self._now()) if step.only_if_expired else None
-        condition = may_step(step, call, expired_at=expired_at)
-        if not _gives_a_turn(step):
-            change = stepped(step, call, turn=None, claim=None)
-            document = self._db.requests.find_one_and_update(
-                condition, change, return_document=ReturnDocument.AFTER
-            )
-        else:
-            document = self._take_in_turn(step, call, condition)
-        return document if document is not None else self._was_ours(step, call)
-
-    def _take_in_turn(self, step: Step, call: str, condition: Document) -> Document | None:
+    def _take_in_turn(self, step: Step, call: str, condition: Document) -> None:
         """Take a step into the line, with the next turn of the user."""
         found = self._db.latest.find_one({"_id": step.id}, {"collection": 1, "user_id": 1})
-        if found is None or "user_id" not in found:
-            return None
+        if found is None or not found.get("user_id"):
+            return
         collection, user_id = found["collection"], found["user_id"]
         turn = self._next_turn(collection, user_id)
         refused = 0
         while True:
             change = stepped(step, call, turn=turn, claim=claim_of(collection, user_id, turn))
             try:
-                return self._db.requests.find_one_and_update(
-                    condition, change, return_document=ReturnDocument.AFTER
-                )
+                self._db.requests.update_one(condition, change)
             except DuplicateKeyError as exc:
                 if field_of(exc) != "claim":
                     raise
                 refused += 1
                 turn += refused
-
-    def _was_ours(self, step: Step, call: str) -> Document:
-        """The request, if this very call has taken the step before.
-
-        Raises: RequestNotFound, StepLost.
-        """
-        found = self._db.latest.find_one({"_id": step.id})
-        if found is None or not is_there(found):
-            raise RequestNotFound(step.id)
-        if call not in found["steps"]:
-            raise StepLost(f"{step.id} does not stand in {step.source} any more")
-        return found
+            else:
+                return
 
     def _apply_together(self, steps: Sequence[Step], calls: Sequence[str]) -> list[Request | None]:
         """Steps without turns and entries, in one command; the tokens tell which of them were taken."""
@@ -153,16 +142,18 @@ class Changes(Admission):
             for document in self._db.latest.find({"_id": {"$in": ids}}, batch_size=len(ids))
             if is_there(document)
         }
-        taken = [
-            (step, document)
-            if (document := found.get(step.id)) is not None and call in document["steps"]
-            else None
-            for step, call in zip(steps, calls, strict=True)
-        ]
-        self._note_dispatched(
-            [one[1] for one in taken if one is not None and one[0].target is Status.QUEUED]
-        )
-        return [a_request(one[1]) if one is not None else None for one in taken]
+        taken: list[Request | None] = []
+        queued: list[Document] = []
+        for step, call in zip(steps, calls, strict=True):
+            document = found.get(step.id)
+            if document is None or call not in document["steps"]:
+                taken.append(None)
+                continue
+            taken.append(_as_left(step, call, document))
+            if step.target is Status.QUEUED:
+                queued.append(document)
+        self._note_dispatched(queued)
+        return taken
 
     def _note_dispatched(self, queued: Iterable[Document]) -> None:
         """Remember how far the line has come, for the turn of users who come to it.
@@ -242,12 +233,9 @@ class Changes(Admission):
     ) -> Request:
         request_id = condition["_id"]
         with self._noted(audit, entry_id):
-            document = self._db.requests.find_one_and_update(
-                condition, removed(call), return_document=ReturnDocument.BEFORE
-            )
+            self._db.requests.update_one(condition, removed(call))
+            document = self._db.latest.find_one({"_id": request_id, "removed.by": call})
             if document is None:
-                document = self._db.latest.find_one({"_id": request_id, "removed.by": call})
-            if document is None or "schema" not in document:
                 raise RequestNotFound(request_id)
         self._tidy([request_id])
         return a_request(document)
@@ -321,6 +309,22 @@ def _is_plain(step: Step) -> bool:
 
 def _gives_a_turn(step: Step) -> bool:
     return step.source in (Status.UPLOADING, Status.FAILED) and step.target is Status.WAITING
+
+
+def _as_left(step: Step, call: str, document: Document) -> Request:
+    """The request as a step has left it, also if others have moved it on since."""
+    request = a_request(document)
+    if document["steps"][-1] == call:
+        return request
+    if step.target is Status.PROCESSING and step.lease is not None:
+        return replace(
+            request,
+            status=step.target,
+            holder=step.lease.holder,
+            attempt=step.lease.attempt,
+            lease_expires_at=request.modified_at,  # it is over
+        )
+    return replace(request, status=step.target, holder=None, lease_expires_at=None)
 
 
 def _held(request_id: str, lease: Lease) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -28,8 +29,11 @@ T = TypeVar("T")
 
 _UNAUTHORIZED: Final = 13
 _NOT_AUTHENTICATED: Final = frozenset({11, 18, 8000})
-_INDEX_CONFLICTS: Final = frozenset({67, 85, 86, 11000})
 _CONNECT_S: Final = 5.0
+_FIRST_LOOK_S: Final = 2.0
+"""A process that starts has to tell soon what it waits for."""
+_LOOK_MS: Final = 2000
+"""After so long the driver finds out that a server it had given up is there again."""
 
 
 class NeedsOperator(BackendUnavailable):
@@ -65,13 +69,13 @@ class Connection:
         self._end()
 
     def open(self) -> None:
-        """Prepare now, if the server is there.
+        """Prepare now, if the server is there; does not wait for one that is not.
 
         Raises:
             ConfigurationError: it is there, and the operator must do something first.
         """
         try:
-            self.ready()
+            self.ready(answer_s=_FIRST_LOOK_S)
         except NeedsOperator as exc:
             raise ConfigurationError(f"request_store.mongodb: {exc}") from exc
         except BackendUnavailable as exc:
@@ -80,8 +84,11 @@ class Connection:
                 extra={"cause": str(exc)},
             )
 
-    def ready(self) -> None:
+    def ready(self, *, answer_s: float = _CONNECT_S) -> None:
         """Return if the server has been prepared, now or before.
+
+        Args:
+            answer_s: how long it may take to answer at all.
 
         Raises: BackendUnavailable.
         """
@@ -92,7 +99,7 @@ class Connection:
             raise BackendUnavailable(f"{self.where} is not ready")
         try:
             if not self._is_prepared:
-                self._limited(self._ping, min(self._timeout_s, _CONNECT_S))
+                self._limited(self._ping, min(self._timeout_s, answer_s))
                 self._told(self._prepare)
                 self._is_prepared = True
         finally:
@@ -140,31 +147,30 @@ class Connection:
 
     def _ours(self, error: PyMongoError) -> BackendUnavailable:
         text = masked(str(error))
+        if (words := self._refusal(error, text)) is not None:
+            return NeedsOperator(f"{self.where} {words}")
         if isinstance(error, OperationFailure):
-            if (words := self._refusal(error)) is not None:
-                return NeedsOperator(words)
             return BackendUnavailable(f"{self.where} has not done it: {_short(text)}")
+        return BackendUnavailable(f"{self.where} does not answer: {_short(text)}")
+
+    def _refusal(self, error: PyMongoError, text: str) -> str | None:
+        """What the operator can do, if that is what it takes."""
+        code = error.code if isinstance(error, OperationFailure) else None
+        if code in _NOT_AUTHENTICATED or "authentication failed" in text.lower():
+            source = self._config.auth_source or "what `uri` says, or admin, as there is none"
+            return (
+                "does not accept the user name and the password; see that `username` and `password` are "
+                f"right, and that `auth_source` names the database that knows the user ({source})"
+            )
+        if code == _UNAUTHORIZED:
+            return (
+                f"does not let this user work in the database {self._config.database!r}; give it the role "
+                "readWrite there, and set `username` and `password` if there are none"
+            )
         if isinstance(error, ServerSelectionTimeoutError):
             for sign, words in _NOT_REACHED.items():
                 if sign in text:
-                    return NeedsOperator(f"{self.where}: {words}: {_short(text)}")
-        return BackendUnavailable(f"{self.where} does not answer: {_short(text)}")
-
-    def _refusal(self, error: OperationFailure) -> str | None:
-        config = self._config
-        if error.code in _NOT_AUTHENTICATED:
-            return (
-                f"{self.where} does not accept the user name and the password; see that `username` and "
-                f"`password` are right, and that `auth_source` names the database that knows the user "
-                f"({config.auth_source or 'what `uri` says, or admin, as there is none'})"
-            )
-        if error.code == _UNAUTHORIZED:
-            return (
-                f"{self.where} does not let this user work in the database {config.database!r}; give it "
-                f"the role readWrite there, and set `username` and `password` if there are none"
-            )
-        if error.code in _INDEX_CONFLICTS and "createIndexes" in str(error.details):
-            return f"{self.where}: an index cannot be made: {_short(str(error))}"
+                    return f"cannot be used: {words}: {_short(text)}"
         return None
 
 
@@ -174,8 +180,7 @@ _NOT_REACHED: Final = {
     "WRONG_VERSION_NUMBER": "it does not speak TLS; leave it out of `uri`, with the `tls_` keys",
     "record layer failure": "it does not speak TLS; leave it out of `uri`, with the `tls_` keys",
     "tlsv13 alert certificate required": "it wants a certificate of ours; name it in `tls_cert_file`",
-    "this node belongs to a set named": "`uri` names another replica set than the server's",
-    "replica set named": "`uri` names another replica set than the server's",
+    "No replica set members available": "`uri` names another replica set than the servers'",
 }
 """What an unreachable server says when the operator can help, and what that means."""
 
@@ -186,6 +191,7 @@ def _client(config: MongoStoreSection) -> MongoClient[Document]:
         "maxPoolSize": config.max_pool_size,
         "connectTimeoutMS": round(1000 * min(config.timeout, _CONNECT_S)),
         "serverSelectionTimeoutMS": round(1000 * config.timeout),
+        "heartbeatFrequencyMS": _LOOK_MS,
         # not for `uri` to say: the store is right only with these
         "retryWrites": True,
         "retryReads": True,
@@ -209,7 +215,12 @@ def _client(config: MongoStoreSection) -> MongoClient[Document]:
         if path is not None:
             options[option] = str(path)
     try:
-        return MongoClient(config.uri, connect=False, **options)
+        with warnings.catch_warnings():
+            # an option that is misspelt, `tls` above all, is not one that is left out
+            warnings.simplefilter("error", UserWarning)
+            return MongoClient(config.uri, connect=False, **options)
+    except UserWarning as exc:
+        raise _unusable(exc) from None
     except DriversConfigurationError as exc:
         if config.uri.startswith("mongodb+srv://") and exc.__cause__ is not None:
             raise BackendUnavailable(  # of a name server
@@ -234,5 +245,11 @@ def _hosts(uri: str) -> str:
 
 def _short(text: str) -> str:
     """Without the driver's own long story of all servers, and of what was said beside the error."""
-    text = text.partition(", full error:")[0].partition(", Topology Description:")[0]
+    for more in (
+        ", full error:",
+        ", Topology Description:",
+        " (configured timeouts:",
+        ", Timeout:",
+    ):
+        text = text.partition(more)[0]
     return text if len(text) <= 500 else f"{text[:500]}..."

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from bson import ObjectId
-from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from polytope_server.audit import AuditEntry
@@ -105,11 +104,8 @@ class Keys(Base):
             which["user_id"] = user_id
         gone = {"expires_at": date(0), "user_id": "", "digest": call, "seat": call, "by": call}
         with self._noted(audit, entry_id):
-            found = self._db.keys.find_one_and_update(
-                which, {"$set": gone}, return_document=ReturnDocument.BEFORE
-            )
-            if found is None:
-                found = self._db.keys.find_one({"_id": key_id, "by": call})
+            self._db.keys.update_one(which, {"$set": gone})
+            found = self._db.keys.find_one({"_id": key_id, "by": call})
             if found is None:
                 raise KeyNotFound("There is no such API key of yours.")
         self._try("deleting a key", lambda: self._db.keys.delete_one({"_id": key_id, "by": call}))

@@ -12,6 +12,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
 from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
 from pymongo.collection import Collection
+from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -27,7 +28,11 @@ OLDEST_SERVER: Final = (6, 0)
 EPOCH: Final = DatetimeMS(0)
 
 _INDEXING_S: Final = 600.0
+_INDEX_CONFLICTS: Final = frozenset({67, 85, 86, 11000})
 
+_DURABLE: Final = WriteConcern("majority", j=True)
+"""On the disks of a majority of the servers before it is acknowledged."""
+_HINT: Final = WriteConcern(1)
 CODEC: Final[CodecOptions[Document]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS
 )
@@ -60,25 +65,25 @@ class Collections:
         database = client.get_database(config.database, codec_options=CODEC)
 
         def named(
-            name: str, *, read: str = "local", write: str | int = "majority"
+            name: str, *, read: str = "local", write: WriteConcern = _DURABLE
         ) -> Collection[Document]:
             return database.get_collection(
-                name, read_concern=ReadConcern(read), write_concern=WriteConcern(write)
+                name, read_concern=ReadConcern(read), write_concern=write
             )
 
-        def beside(name: str, *, write: str | int = "majority") -> Collection[Document]:
+        def beside(name: str, *, write: WriteConcern = _DURABLE) -> Collection[Document]:
             return named(f"{config.collection}.{name}", write=write)
 
         return cls(
             requests=named(config.collection, read="majority"),
             latest=named(config.collection),
-            hints=named(config.collection, write=1),
-            dispatched=beside("dispatched", write=1),
-            positions=beside("positions", write=1),
+            hints=named(config.collection, write=_HINT),
+            dispatched=beside("dispatched", write=_HINT),
+            positions=beside("positions", write=_HINT),
             posts=beside("posts"),
             secrets=beside("secrets"),
             marks=beside("marks"),
-            workers=beside("workers", write=1),
+            workers=beside("workers", write=_HINT),
             audit=beside("audit"),
             keys=beside("keys"),
             meta=beside("meta"),
@@ -105,9 +110,9 @@ REQUESTS: Final[Sequence[IndexModel]] = (
     _index("by_place", "state", "collection", "created_at", "_id"),
     _index("by_age", "state", "created_at", "_id"),
     _index("by_id", "state", "_id", "modified_at", "begun_at"),
-    _index("line", "line", "turn", "created_at", "_id", **_with("line", "")),
-    _index("line_of_user", "line", "user_id", "turn", "created_at", "_id", **_with("line", "")),
-    _index("oldest_in_line", "line", "modified_at", **_with("line", "")),
+    _index("line", "line", "turn", "created_at", "_id"),
+    _index("line_of_user", "line", "user_id", "turn", "created_at", "_id"),
+    _index("oldest_in_line", "line", "modified_at"),
     _index("active", "active", "user_id", **_with("active", "")),
     _index("lease", "lease_expires_at", sparse=True),
     _index("staged", "staged_at", "_id", **_with("staged_at", EPOCH)),
@@ -162,7 +167,7 @@ def prepare(
         ]
     with pymongo.timeout(_INDEXING_S):  # what others keep in our collection may be much
         for collection, index in missing:
-            collection.create_indexes([index])
+            _make(collection, index, where)
     with pymongo.timeout(timeout_s):
         if version < VERSION:  # last, so that whoever finds the version finds the indexes
             collections.meta.update_one(
@@ -174,8 +179,24 @@ def prepare(
 def _missing(
     collection: Collection[Document], indexes: Sequence[IndexModel]
 ) -> Sequence[IndexModel]:
-    there = {index["name"] for index in collection.list_indexes()}
-    return [index for index in indexes if index.document["name"] not in there]
+    there = {index["name"]: dict(index["key"]) for index in collection.list_indexes()}
+    return [
+        index
+        for index in indexes
+        if there.get(index.document["name"]) != dict(index.document["key"])
+    ]
+
+
+def _make(collection: Collection[Document], index: IndexModel, where: str) -> None:
+    try:
+        collection.create_indexes([index])
+    except OperationFailure as exc:
+        if exc.code not in _INDEX_CONFLICTS:
+            raise
+        raise NeedsOperator(
+            f"{where}: the index {index.document['name']} of {collection.full_name} cannot be made beside "
+            f"what is there: {(exc.details or {}).get('errmsg', exc)}"
+        ) from exc
 
 
 def _check_server(build: Document, where: str) -> None:

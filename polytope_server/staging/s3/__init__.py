@@ -3,45 +3,39 @@
 ::
 
     calls       what the server is asked: patience, time-outs, and its errors in our words
+    bucket      the same, of a bucket that is made when the server first answers
     parts       how much of uploads is on its way, and in memory
     upload, reader, policy
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 from polytope_server.config.staging import S3Section
-from polytope_server.errors import ConfigurationError
 from polytope_server.request import file_name
 from polytope_server.staging import StoredObject, checked_name
-from polytope_server.staging.s3.calls import Calls, Refusal, server_time
+from polytope_server.staging.s3.bucket import Bucket
+from polytope_server.staging.s3.calls import Refusal, server_time
 from polytope_server.staging.s3.parts import Parts
-from polytope_server.staging.s3.policy import allow_reading
 from polytope_server.staging.s3.reader import S3Reader
 from polytope_server.staging.s3.upload import S3Upload
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["S3Staging"]
 
 _PAGE: Final = 1000
-_NOWHERE: Final = "us-east-1"
-"""The region of buckets that are made without a word about regions."""
 _RESOLUTION_S: Final = 1.0
 """Of times in headers, which are cut off."""
 
 
 class S3Staging:
-    """See `polytope_server.staging.Staging`. Opening it makes the bucket if it is not there.
+    """See `polytope_server.staging.Staging`. The bucket is made when the server first answers.
 
     Holds one chunk per reader, one part per writer, and the parts that are on their way: `max_threads` times
     `buffer_size` in all.
 
     Raises:
-        ConfigurationError: the server cannot be used as it is configured.
-        BackendUnavailable: it does not answer.
+        ConfigurationError: the server is there, and the operator must do something first.
     """
 
     Config = S3Section
@@ -49,16 +43,9 @@ class S3Staging:
     def __init__(self, config: S3Section) -> None:
         self._config = config
         self._prefix = config.prefix
-        self._calls = calls = Calls(config)
+        self._calls = Bucket(config)
         self._parts = Parts(threads=config.max_threads, first_bytes=config.buffer_size)
-        try:
-            _make_bucket(calls, region=config.region)
-            if config.should_set_policy:
-                allow_reading(calls, prefix=config.prefix)
-        except Refusal as exc:
-            if exc.is_the_operators:
-                raise ConfigurationError(str(exc)) from exc
-            raise
+        self._calls.open()
 
     def ping(self) -> None:
         self._calls.look()
@@ -191,28 +178,6 @@ class S3Staging:
                 return False
             raise
         return True
-
-
-def _make_bucket(calls: Calls, *, region: str) -> None:
-    """Make the bucket if it is not there; of several who do at the same time, all succeed."""
-    try:
-        calls.look()
-    except Refusal as exc:
-        if exc.code != "NoSuchBucket":
-            raise
-    else:
-        return
-    where: dict[str, Any] = {}
-    if region != _NOWHERE:
-        where["CreateBucketConfiguration"] = {"LocationConstraint": region}
-    try:
-        calls("create_bucket", patience_s=calls.long_patience_s, **where)
-    except Refusal as exc:
-        if exc.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-            raise
-        calls.look()
-    else:
-        logger.info("made the bucket", extra={"bucket": calls.bucket})
 
 
 def _is_name(text: str) -> bool:

@@ -1,6 +1,7 @@
 """Calls to one bucket of an S3 server, in our words and with our patience."""
 
 import functools
+import logging
 import os
 import re
 import ssl
@@ -255,6 +256,8 @@ def _session() -> boto3.session.Session:
         "config_file": nowhere,
         "credentials_file": nowhere,
     }
+    # it writes the signature of each link, and all that it is of: with both, everybody has the link
+    logging.getLogger("botocore.auth").setLevel(logging.INFO)
     return boto3.session.Session(botocore_session=botocore.session.Session(session_vars=variables))
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
 import redis as redis_driver
 from pymemcache import Client as MemcachedDriver
@@ -25,7 +26,8 @@ from services.mongodb import MongoDb
 from services.redis import Redis
 
 from polytope_server.caching import Cache
-from polytope_server.caching.remote import MAX_BYTES, RemoteCache
+from polytope_server.caching import mongodb as mongodb_module
+from polytope_server.caching.remote import MAX_BYTES, Refused, RemoteCache
 from polytope_server.errors import BackendUnavailable, ConfigurationError
 from polytope_server.registry import open_backend
 from polytope_server.testing.caching import CacheContract
@@ -240,6 +242,12 @@ class TestMongodb(CacheContract, Strangers):
         assert cache.get("key") is None
         cache.put("key", 1, lifetime_s=60)
         assert cache.get("key") == 1
+
+    def test_what_cannot_be_read_at_all_is_not_given(self) -> None:
+        """Not all servers take texts that are none: so here it is what the driver does with one."""
+        half = bson.encode({"data": "ab"}).replace(b"ab", b"\xff\xfe")
+        with pytest.raises(Refused, match="utf-8"), mongodb_module._our_errors():
+            bson.decode(half)
 
     def test_the_server_removes_what_is_old_by_dates_in_utc(
         self, cache: Cache, values: Any

@@ -16,7 +16,12 @@ from polytope_server.authorization import Authorizer, Grant
 from polytope_server.caching.memory import MemoryCache
 from polytope_server.config.caching import MemoryCacheSection
 from polytope_server.config.identity import RealmSection
-from polytope_server.errors import BackendUnavailable, ConfigurationError, NotAuthenticated
+from polytope_server.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    NotAuthenticated,
+    NotAuthorized,
+)
 from polytope_server.user import User
 
 HERE = "192.0.2.7"
@@ -179,6 +184,26 @@ def test_a_back_ends_own_words_are_not_passed_on() -> None:
         identity.identify("Token t", address=HERE)
     assert "expired" not in str(caught.value)
     assert "xyzzy" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "half \ud800", "a\x00b", "a\r\nX: b", "a\nb", "x" * 1025])
+def test_a_name_that_nothing_could_be_kept_under_is_refused_in_plain_words(name: str) -> None:
+    """As an identity service may give one, for whatever reason."""
+    in_it = User(username=name, realm="example")
+    of_it = User(username="joe", realm=name)
+    identity = identity_of(Tokens({"user": in_it, "realm": of_it}))
+    for credential in ("user", "realm"):
+        for _ in range(2):
+            with pytest.raises(NotAuthorized, match="name of this account"):
+                identity.identify(f"Token {credential}", address=HERE)
+
+
+def test_roles_that_nothing_could_be_kept_under_are_none() -> None:
+    roles = frozenset({"half \ud800", "a\x00b", "x" * 1025, "x" * 1024, "r\u00f6le", "CN=a,b"})
+    user = User(username="joe", realm="example", roles=roles)
+    identity = identity_of(Tokens({"a": user}))
+    found = identity.identify("Token a", address=HERE)
+    assert found.roles == {"x" * 1024, "r\u00f6le", "CN=a,b", "default"}
 
 
 def test_the_first_success_in_the_order_of_the_header_wins_and_ends_the_search() -> None:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from polytope_server.errors import BackendUnavailable, ConfigurationError
-from polytope_server.observability.health import HealthListener, Readiness, ask
+from polytope_server.observability.health import AWAY, HealthListener, LateChecks, Readiness, ask
 from polytope_server.observability.metrics import Metrics
 
 
@@ -63,6 +63,15 @@ def test_a_process_is_ready_when_all_that_it_needs_answers() -> None:
         status, body, _ = get(listener.port, "/readyz?verbose")
         assert ask("127.0.0.1", listener.port) == (True, {"store": "ok", "queue": "ok"})
     assert (status, json.loads(body)) == (200, {"store": "ok", "queue": "ok"})
+
+
+def test_a_back_end_is_away_until_it_has_been_opened() -> None:
+    checks = LateChecks("store", "queue")
+    with listening(**checks) as listener:
+        assert ask("127.0.0.1", listener.port) == (False, {"store": "away", "queue": "away"})
+    checks.opened("store", there)
+    with listening(**checks) as listener:
+        assert ask("127.0.0.1", listener.port) == (False, {"store": "ok", "queue": "away"})
 
 
 def test_a_process_says_what_it_waits_for_by_name_only() -> None:
@@ -288,3 +297,13 @@ def _until(condition: Callable[[], bool], *, within_s: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_the_log_says_why_a_back_end_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    def check() -> None:
+        raise BackendUnavailable("staging: has no such bucket")
+
+    caplog.set_level("WARNING")
+    assert Readiness({"staging": check}).look().states == {"staging": AWAY}
+    (record,) = [each for each in caplog.records if "is away" in each.message]
+    assert record.cause == "staging: has no such bucket"  # type: ignore[attr-defined]

@@ -216,6 +216,10 @@ def test_what_is_no_message_is_dropped_and_an_id_alone_is_one(
         ),
         *(
             b'{"id": "", "attempt": 1}',
+            b'{"id": "half \\ud800", "attempt": 1}',
+            b'{"id": "\\ud800", "attempt": 1}',
+            b'{"id": "a\\u0000b", "attempt": 1}',
+            b'{"id": "a", "attempt": %s}' % (b"9" * 5000),
             b'{"id": "%s"}' % (b"x" * 1000),
             b'{"id": "x", "attempt": null}',
         ),

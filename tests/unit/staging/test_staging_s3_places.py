@@ -111,7 +111,7 @@ def test_clocks_that_differ_are_said_to_differ(
         "get_current_datetime",
         lambda *a, **k: now(*a, **k) + datetime.timedelta(hours=1),
     )
-    for call in (staging.ping, lambda: put(staging, "a"), lambda: opened(server)):
+    for call in (staging.ping, lambda: put(staging, "a"), opened(server).ping):
         with pytest.raises(BackendUnavailable, match="clocks differ"):
             call()
 
@@ -129,8 +129,9 @@ def test_a_server_that_knows_itself_by_another_name_says_so(radosgw: Any) -> Non
 
 
 def test_a_server_that_is_away_is_unavailable(radosgw: Any) -> None:
+    staging = opened(radosgw, port=9)
     with pytest.raises(BackendUnavailable, match="does not answer"):
-        opened(radosgw, port=9)
+        staging.ping()
 
 
 @pytest.mark.parametrize("body", [b"<html><p>Welcome!</html>", b"<html/>", b"hello"])
@@ -150,7 +151,7 @@ def test_another_server_on_that_port_is_no_s3_server(body: bytes) -> None:
         options = {"host": "127.0.0.1", "port": other.server_address[1]}
         try:
             with pytest.raises(BackendUnavailable, match="is no S3 server"):
-                S3Staging(section(options))
+                S3Staging(section(options)).ping()
         finally:
             other.shutdown()
 
@@ -239,7 +240,7 @@ def test_a_file_without_certificates_is_the_operators_mistake(radosgw: Any, path
 
 def test_a_server_that_speaks_only_tls_is_hinted_at(radosgw: Any) -> None:
     with pytest.raises(BackendUnavailable, match="if it speaks TLS only"):
-        opened(radosgw, port=radosgw.port("https"))
+        opened(radosgw, port=radosgw.port("https")).ping()
 
 
 # --- addresses
@@ -344,6 +345,15 @@ def test_a_signed_link_is_for_one_object_and_as_it_is(server: Any) -> None:
     for bad in (good.replace("/a?", "/b?"), good.replace("id.grib", "evil.exe"), good[:-1] + "z"):
         assert requests.get(bad, timeout=10).status_code == 403
     assert requests.put(good, data=b"x", timeout=10).status_code == 403
+
+
+def test_no_log_has_the_signature_of_a_link(radosgw: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        staging = opened(radosgw, use_presigned_url=True)
+        put(staging, "a")
+        query = parse_qs(urlsplit(link(staging, "a")).query)
+    assert "botocore" in caplog.text  # which writes much at this level
+    assert query["X-Amz-Signature"][0] not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ import pytest
 
 from polytope_server.config.embedded import SqliteQueueSection, SqliteStoreSection
 from polytope_server.config.model import WorkerSection
+from polytope_server.config.rabbitmq import RabbitMqSection
 from polytope_server.config.staging import LocalStagingSection
 from polytope_server.lifecycle import Stop
 from polytope_server.observability.metrics import Metrics
-from polytope_server.queue import Message, Topic
+from polytope_server.queue import Message, Queue, Topic
+from polytope_server.queue.rabbitmq import RabbitMqQueue
 from polytope_server.queue.sqlite import SqliteQueue
 from polytope_server.reloading import Current
 from polytope_server.request import BINARY, DataObject, Request, Status, Verb
@@ -45,11 +47,13 @@ def working(
     tmp_path: Path, store: SqliteRequestStore, queue: SqliteQueue
 ) -> Callable[..., contextmanager]:
     @contextmanager
-    def working(source: Source, **settings: float | str) -> Iterator[None]:
+    def working(
+        source: Source, *, beside: Queue | None = None, **settings: float | str
+    ) -> Iterator[None]:
         stop = Stop()
         worker = Worker(
             store=store,
-            queue=queue,
+            queue=beside or queue,
             staging=LocalStaging(LocalStagingSection(root_dir=tmp_path / "staging")),
             sources=Current(Sources(by_name={("c1", "d"): source}, log_level="INFO")),
             settings=WorkerSection.model_validate({"drain_timeout": 0, **settings}),
@@ -168,3 +172,15 @@ def test_data_that_cannot_be_unpacked_are_said_not_to_be_archived(
         until(lambda: store.get(request.id).status is Status.FAILED, deadline_s=10)
     message = store.get(request.id).message
     assert message.startswith("The data were not archived: the server's storage had no room")
+
+
+def test_the_log_says_once_for_all_slots_that_a_back_end_is_away(
+    working: Callable[..., contextmanager], caplog: pytest.LogCaptureFixture
+) -> None:
+    section = {"host": "127.0.0.1", "port": 9}  # nobody listens there
+    away = RabbitMqQueue(RabbitMqSection.read(section, where="queue.rabbitmq"))
+    with working(ECHO, beside=away, slots=3):
+        until(lambda: "a back-end is away" in caplog.messages)
+        time.sleep(2.5)  # each slot has tried again by now
+    assert caplog.messages.count("a back-end is away") == 1
+    away.close()

@@ -21,15 +21,16 @@ from ldap3 import (
     Server,
     Tls,
 )
+from ldap3.core import results
 from ldap3.core.exceptions import (
+    LDAPBusyResult,
     LDAPException,
     LDAPInvalidCredentialsResult,
     LDAPInvalidDNSyntaxResult,
     LDAPInvalidFilterError,
     LDAPNoSuchObjectResult,
     LDAPOperationResult,
-    LDAPReferralResult,
-    LDAPSizeLimitExceededResult,
+    LDAPUnavailableResult,
 )
 from ldap3.operation.search import parse_filter
 from ldap3.utils.conv import escape_filter_chars
@@ -37,6 +38,7 @@ from pyasn1.error import PyAsn1Error
 
 from polytope_server.authorization import Grant
 from polytope_server.authorization.distinguished_names import own_common_name
+from polytope_server.authorization.socket_in_time import SocketInTime
 from polytope_server.circuit_breaker import CircuitBreaker
 from polytope_server.config.ldap import LdapAuthorizerSection
 from polytope_server.errors import BackendUnavailable, ConfigurationError
@@ -151,6 +153,7 @@ class _Directory:
         """
 
         def ask(connection: Connection) -> list[Mapping[str, Any]]:
+            connection.socket.begin()
             connection.search(
                 self._config.search_base,
                 filter_,
@@ -160,6 +163,7 @@ class _Directory:
                 size_limit=2,
                 time_limit=math.ceil(self._config.timeout),
             )
+            self._must_be_whole(connection.result)
             # the others are referrals to other directories
             found = connection.response or []
             return [each for each in found if each.get("type") == "searchResEntry"]
@@ -168,6 +172,23 @@ class _Directory:
         if len(entries) > 1:
             raise _Several
         return entries[0] if entries else None
+
+    def _must_be_whole(self, result: Mapping[str, Any]) -> None:
+        """Raise if there may be more than what was answered: the library is content with some results."""
+        config = self._config
+        match result["result"]:
+            case results.RESULT_SUCCESS:
+                return
+            case results.RESULT_SIZE_LIMIT_EXCEEDED:
+                raise _Several
+            case results.RESULT_REFERRAL:
+                raise _Answered(
+                    f"ldap: {config.url} refers to another directory for {config.search_base!r}, which is "
+                    "not followed; name that one in url"
+                )
+        raise _Answered(
+            f"ldap: {config.url} answers {result['description']}: {result['message'] or 'no reason'}"
+        )
 
     def _asked(self, action: Callable[[Connection], T]) -> T:
         if not self._breaker.lets_through():
@@ -260,9 +281,10 @@ class _Directory:
         )
         try:
             connection.open(read_server_info=False)
-            connection.socket.settimeout(config.timeout)
+            connection.socket = SocketInTime(connection.socket, config.timeout)
             if config.start_tls:
                 _start_tls(connection, config.url)
+            connection.socket.begin()
             _bind(connection, config)
         except BaseException:
             _close(connection)
@@ -287,17 +309,10 @@ class _Directory:
         config = self._config
         try:
             yield
-        except LDAPSizeLimitExceededResult as exc:
-            raise _Several from exc
         except (LDAPNoSuchObjectResult, LDAPInvalidDNSyntaxResult) as exc:
             raise _Answered(
                 f"ldap: {config.url} has no entry {config.search_base!r} that '{config.user}' may see; "
                 "see search_base"
-            ) from exc
-        except LDAPReferralResult as exc:
-            raise _Answered(
-                f"ldap: {config.url} refers to another directory for {config.search_base!r}, which is "
-                "not followed; name that one in url"
             ) from exc
         except LDAPOperationResult as exc:
             raise _Answered(
@@ -327,11 +342,14 @@ class _VerifiedTls(Tls):  # type: ignore[misc]  # the library has no types
         self._context = context
 
     def wrap_socket(self, connection: Connection, do_handshake: bool = False) -> None:
-        connection.socket = self._context.wrap_socket(
-            connection.socket,
+        before = connection.socket
+        plain = before.socket if isinstance(before, SocketInTime) else before
+        secured = self._context.wrap_socket(
+            plain,
             server_hostname=connection.server.host,
             do_handshake_on_connect=do_handshake,
         )
+        connection.socket = before.of(secured) if isinstance(before, SocketInTime) else secured
 
 
 def _tls(config: LdapAuthorizerSection) -> Tls | None:
@@ -363,6 +381,8 @@ def _start_tls(connection: Connection, url: str) -> None:
 def _bind(connection: Connection, config: LdapAuthorizerSection) -> None:
     try:
         connection.bind(read_server_info=False)
+    except (LDAPBusyResult, LDAPUnavailableResult) as exc:
+        raise BackendUnavailable(f"ldap: {config.url} is {exc.description}") from exc
     except LDAPOperationResult as exc:
         why = exc.description
         if isinstance(exc, LDAPInvalidCredentialsResult):
@@ -372,6 +392,9 @@ def _bind(connection: Connection, config: LdapAuthorizerSection) -> None:
             f"ldap: {config.url} does not let '{config.user}' in: {why}{hint} "
             f"({exc.message or exc.description})"
         ) from exc
+    if not connection.bound:
+        said = connection.result["description"]
+        raise _Answered(f"ldap: {config.url} does not let '{config.user}' in: {said}")
 
 
 def _said(error: Exception) -> str:

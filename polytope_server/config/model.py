@@ -208,6 +208,9 @@ class BrokerSection(Section):
     """Address of the listener for ``/healthz``, ``/readyz`` and ``/metrics``."""
     health_port: Port | None = None
     """Port of that listener; there is none if left out."""
+    user_limit: Unread = None
+    host: Unread = None
+    port: Unread = None
 
 
 class WorkerSection(Section):
@@ -243,6 +246,8 @@ class WorkerSection(Section):
     """Address of the listener for ``/healthz``, ``/readyz`` and ``/metrics``."""
     health_port: Port | None = None
     """Port of that listener; there is none if left out."""
+    host: Unread = None
+    port: Unread = None
 
 
 class GarbageCollectorSection(Section):

@@ -15,7 +15,7 @@ from polytope_server.config.mongodb import MongoStoreSection
 from polytope_server.errors import BackendUnavailable
 from polytope_server.request_store.mongodb.connection import Connection
 from polytope_server.request_store.mongodb.documents import date, seconds
-from polytope_server.request_store.mongodb.schema import CODEC, Collections, prepare
+from polytope_server.request_store.mongodb.schema import CODEC, Collections, is_whole, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,14 @@ class Base:
         self._connection.close()
 
     def ping(self) -> None:
-        self._do(lambda: self._connection.client.admin.command("ping"))
+        """Looks as well whether we may write, and whether somebody has dropped what we have made."""
+        if not self._do(lambda: is_whole(self._db)):
+            logger.error(
+                "The request store has been emptied or has lost indexes; it is made ready again",
+                extra={"collection": self._db.requests.full_name},
+            )
+            self._connection.prepare_again()
+            self._connection.ready()
 
     def now(self) -> float:
         return self._do(self._now)

@@ -105,6 +105,10 @@ class Connection:
         finally:
             self._preparing.release()
 
+    def prepare_again(self) -> None:
+        """Have that done before anything else is."""
+        self._is_prepared = False
+
     def run(self, action: Callable[[], T], prepare: Callable[[], None]) -> T:
         """The result of *action*, which is tried a second time if the server does not answer.
 
@@ -175,6 +179,7 @@ class Connection:
 
 
 _NOT_REACHED: Final = {
+    "Got response id": "what answers there does not speak MongoDB's protocol; see the port in `uri`",
     "certificate verify failed": "its certificate is not trusted; name the authority in `tls_ca_file`, and "
     "see that the certificate is for the name in `uri`",
     "WRONG_VERSION_NUMBER": "it does not speak TLS; leave it out of `uri`, with the `tls_` keys",

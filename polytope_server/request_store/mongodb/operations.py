@@ -186,15 +186,16 @@ class Operations(Base):
     def shared_secret(self, name: str, proposal: str) -> str:
         def agree() -> Document | None:
             with suppress(DuplicateKeyError):  # another proposal has come at the same moment
+                # a name by which our log knows a secret: the driver may log commands and answers
                 self._db.secrets.update_one(
-                    {"_id": name}, {"$setOnInsert": {"value": proposal}}, upsert=True
+                    {"_id": name}, {"$setOnInsert": {"secret": proposal}}, upsert=True
                 )
             return self._db.secrets.find_one({"_id": name})
 
         found = self._do(agree)
         if found is None:
             raise KeyError(name)
-        return str(found["value"])
+        return str(found["secret"])
 
 
 def _mark_id(mark: Mark, name: str) -> str:

@@ -182,6 +182,12 @@ def prepare(
     return "setName" in hello or hello.get("msg") == "isdbgrid"
 
 
+def is_whole(collections: Collections) -> bool:
+    """Whether what `prepare` has made is there. It writes, but nothing new, and so fails if we may not."""
+    written = collections.meta.update_one({"_id": "schema"}, {"$max": {"version": VERSION}})
+    return bool(written.matched_count) and not _missing(collections.latest, REQUESTS)
+
+
 def _missing(
     collection: Collection[Document], indexes: Sequence[IndexModel]
 ) -> Sequence[IndexModel]:

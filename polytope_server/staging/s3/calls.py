@@ -197,6 +197,12 @@ class Calls:
             text = "finds that our clocks differ; both machines must have the right time"
         else:
             text = _OPERATORS.get(code, f"answered {status} {code}")
+            if code == "NoSuchBucket" and operation == "create_bucket":
+                # Ceph does so with a Host that is not the name it was given
+                text = (
+                    "takes the host for the name of a bucket; in staging.s3.host, write the name that the "
+                    "server itself knows (rgw dns name of Ceph), or its IP address"
+                )
         return Refusal(f"{who} {text} ({operation}, bucket {self.bucket!r})", code=code)
 
     def _away(self, error: Exception) -> Away:

@@ -274,6 +274,8 @@ def test_what_older_files_hold_and_nobody_reads_is_accepted(read: Read) -> None:
         version: "1"
         developer: {disable_schema_check: true}
         frontend: {server: flask, handler: flask, host: polytope.example.org}
+        broker: {user_limit: 4, host: broker, port: 5001}
+        worker: {host: worker, port: 5002}
         garbage-collector: {metric_age: 30d}
         testrunner: {a: b}
         profiling: {a: b}
@@ -288,7 +290,10 @@ def test_what_older_files_hold_and_nobody_reads_is_accepted(read: Read) -> None:
         strict=True,
     )
     told = "\n".join(loaded.warnings)
-    for place in ("frontend.server", "frontend.host", "metric_age", "telemetry"):
+    for place in (
+        *("frontend.server", "frontend.host", "broker.user_limit", "broker.host", "broker.port"),
+        *("worker.host", "worker.port", "metric_age", "telemetry"),
+    ):
         assert f"{place}: not read" in told
 
 
@@ -315,11 +320,11 @@ def test_auth_o_tron_leaves_no_realm_open(read: Read) -> None:
 def test_unknown_keys_are_warned_of_with_the_nearest_name_and_refused_when_strict(
     read: Read,
 ) -> None:
-    text = "fronted: {port: 1}\nfrontend: {prot: 1}\nbroker: {user_limit: 5}\n"
+    text = "fronted: {port: 1}\nfrontend: {prot: 1}\nbroker: {limit_of_users: 5}\n"
     told = read(text).warnings
     assert any("1.yaml:1: fronted: unknown key; did you mean 'frontend'?" in w for w in told)
     assert any("1.yaml:2: frontend.prot: unknown key; did you mean 'port'?" in w for w in told)
-    assert any("1.yaml:3: broker.user_limit: unknown key" in w for w in told)
+    assert any("1.yaml:3: broker.limit_of_users: unknown key" in w for w in told)
     assert len(refused(read, text, strict=True)) == 3
 
 

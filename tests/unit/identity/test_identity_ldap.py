@@ -564,6 +564,92 @@ def test_what_is_no_directory_is_away(answer: bytes) -> None:
         close()
 
 
+def ber(tag: int, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return bytes([tag, len(content)]) + content
+
+
+def message(request: bytes, operation: int, result: int) -> bytes:
+    """An answer to a request, with a result and nothing else."""
+    start = 2 if request[1] < 128 else 2 + request[1] - 128
+    number = request[start : start + 2 + request[start + 1]]
+    said = ber(operation, ber(10, bytes([result])), ber(4), ber(4))
+    return ber(0x30, number, said)
+
+
+@contextlib.contextmanager
+def directory_that(*answers: Callable[[bytes], bytes], slowly: bool = False) -> Iterator[str]:
+    """Its address. It says these one after the other, to the first who comes, to the next, and so on."""
+    ended = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        while not ended.is_set():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                for answer in answers:
+                    if not (asked := connection.recv(1000)):
+                        break
+                    data = answer(asked)
+                    for piece in (
+                        (data[at : at + 1] for at in range(len(data))) if slowly else [data]
+                    ):
+                        connection.sendall(piece)
+                        ended.wait(0.05 if slowly else 0)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        try:
+            yield f"ldap://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+
+
+BIND, SEARCH = 0x61, 0x65
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (3, "timeLimitExceeded"),
+        (10, "refers to another directory"),
+        (14, "saslBindInProgress"),
+        (51, "busy"),
+    ],
+)
+def test_a_search_that_was_not_done_is_not_somebody_without_roles(result: int, said: str) -> None:
+    with (
+        directory_that(
+            lambda asked: message(asked, BIND, 0), lambda asked: message(asked, SEARCH, result)
+        ) as url,
+        pytest.raises(BackendUnavailable, match=said),
+    ):
+        authorizer_of(url).grant(user("alice"))
+
+
+@pytest.mark.parametrize("result", [5, 10, 14, 49, 51, 52])
+def test_nothing_is_asked_of_a_directory_that_did_not_let_us_in(result: int) -> None:
+    with (
+        directory_that(
+            lambda asked: message(asked, BIND, result), lambda asked: message(asked, SEARCH, 0)
+        ) as url,
+        pytest.raises(BackendUnavailable, match=r"does not let|is busy|is unavailable"),
+    ):
+        authorizer_of(url).grant(user("alice"))
+
+
+@pytest.mark.parametrize("comes", ["slowly", "for ever"])
+def test_an_answer_that_does_not_end_is_given_up(comes: str) -> None:
+    endless = {
+        "slowly": lambda asked: message(asked, BIND, 0) * 1000,
+        "for ever": lambda asked: b"0\x84\x7f\xff\xff\xff" + bytes(6 << 20),
+    }[comes]
+    with directory_that(endless, slowly=comes == "slowly") as url:
+        began = time.monotonic()
+        with pytest.raises(BackendUnavailable, match="in time" if comes == "slowly" else "longer"):
+            authorizer_of(url, timeout=0.5 if comes == "slowly" else 20).grant(user("alice"))
+        assert time.monotonic() - began < (2 if comes == "slowly" else 15)
+
+
 # --- the configuration
 
 

@@ -121,6 +121,13 @@ def test_a_bucket_that_cannot_be_made_is_the_operators_mistake(radosgw: Any) -> 
         opened(radosgw, region="nowhere-1")
 
 
+def test_a_server_that_knows_itself_by_another_name_says_so(radosgw: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"staging\.s3\.host.* the name that the server itself"
+    ):
+        opened(radosgw, host="http://localhost")
+
+
 def test_a_server_that_is_away_is_unavailable(radosgw: Any) -> None:
     staging = opened(radosgw, port=9)
     with pytest.raises(BackendUnavailable, match="does not answer"):

@@ -242,7 +242,7 @@ def test_every_documented_answer_can_be_had_and_is_as_documented(situation: Situ
 
 def test_without_api_keys_the_document_says_so(server: Deployment) -> None:
     document = requests.get(f"{server.url}/openapi.json", timeout=60).json()
-    assert list(document["components"]["securitySchemes"]) == ["Basic"]
+    assert list(document["components"]["securitySchemes"]) == ["Basic", "Federation"]
     for method, path in (
         ("post", ""),
         ("get", ""),

@@ -51,7 +51,7 @@ class Base:
                 extra={"collection": self._db.requests.full_name},
             )
             self._connection.prepare_again()
-            self._connection.ready()
+            self._connection.ready(self._prepare)
 
     def now(self) -> float:
         return self._do(self._now)

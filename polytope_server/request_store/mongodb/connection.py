@@ -75,7 +75,7 @@ class Connection:
             ConfigurationError: it is there, and the operator must do something first.
         """
         try:
-            self._make_ready(prepare, answer_s=_FIRST_LOOK_S)
+            self.ready(prepare, answer_s=_FIRST_LOOK_S)
         except NeedsOperator as exc:
             raise ConfigurationError(f"request_store.mongodb: {exc}") from exc
         except BackendUnavailable as exc:
@@ -84,7 +84,7 @@ class Connection:
                 extra={"cause": str(exc)},
             )
 
-    def _make_ready(self, prepare: Callable[[], None], *, answer_s: float = _CONNECT_S) -> None:
+    def ready(self, prepare: Callable[[], None], *, answer_s: float = _CONNECT_S) -> None:
         """Return if the server has been prepared, now or before.
 
         Args:
@@ -120,7 +120,7 @@ class Connection:
         Raises:
             BackendUnavailable: within `timeout`. Whether it has happened is unknown.
         """
-        self._make_ready(prepare)
+        self.ready(prepare)
         attempt_s = self._timeout_s / 2
         try:
             return self._limited(action, attempt_s)

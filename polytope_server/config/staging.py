@@ -158,7 +158,7 @@ class S3Section(Section):
     """How long a signed link is good at most; never longer than 7d."""
     should_set_policy: bool = False
     """Whether we allow everybody to read the objects, though not to list them."""
-    max_threads: Annotated[Whole, Field(ge=1, le=256)] = 10
+    max_threads: Annotated[Whole, Field(ge=1, le=256)] = 4
     """How many parts of `buffer_size` one process sends at a time."""
     buffer_size: Annotated[Size, Field(ge=5 * _MIB, le=_GIB)] = 10 * _MIB
     """What is sent at a time; S3 takes no parts below 5M."""

@@ -99,11 +99,20 @@ class Admission(Base):
     def _added_before(self, request: Request) -> Request | None:
         """The request as it stands, if an attempt of ours has added it whose answer was lost."""
         found = self._db.latest.find_one({"_id": request.id, "user_id": request.user.id})
-        return a_request(found) if found is not None else None
+        return self._confirmed(found) if found is not None else None
 
     def _by_key(self, key: str) -> Request | None:
         found = self._db.latest.find_one({"idempotency_key": key})
-        return a_request(found) if found is not None and is_there(found) else None
+        return self._confirmed(found) if found is not None and is_there(found) else None
+
+    def _confirmed(self, found: Document) -> Request:
+        """A request that another call has added, once it cannot be lost any more.
+
+        Whoever added it may still wait for a majority to have it, and may never hear; what is written to it
+        now is acknowledged only when they have all that came before as well.
+        """
+        self._db.requests.update_one({"_id": found["_id"]}, {"$set": {"confirmed_by": token()}})
+        return a_request(found)
 
     def _unfinished(self, user_id: str, *, limit: int | None = None) -> Sequence[Document]:
         """Seat, line and turn of each of a user's unfinished requests."""

@@ -22,6 +22,7 @@
     line             the collection, while it is WAITING
     active           the collection, while it is QUEUED or PROCESSING
     idempotency_key  the user's id, a slash, and what the user has called it
+    confirmed_by     the last call that was given it as one that had been added before
     staged_at        as `modified_at`, while it is finished and has a result
     usage            records of use that nobody has forgotten, oldest first
     usage_at         when the first of these has ended
@@ -61,7 +62,7 @@ FIELDS: Final = frozenset(
         *("user_request", "coerced_request", "message", "history", "attempt", "first_attempt"),
         *("holder", "lease_expires_at", "bytes_staged", "result", "input", "needs_input", "turn"),
         *("created_at", "modified_at", "begun_at", "steps", "seat", "claim", "line", "active"),
-        *("idempotency_key", "staged_at", "removed"),
+        *("idempotency_key", "confirmed_by", "staged_at", "removed"),
     }
 )
 

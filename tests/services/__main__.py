@@ -55,9 +55,8 @@ def _run(stack: Stack, directory: Path, over: threading.Event) -> None:
     print(text)
     for reason in stack.missing.values():
         print(f"Left out: {reason}")
-    print(
-        f"{', '.join(stack.servers) or 'Nothing'} runs until Ctrl-C. The configuration is in {file}"
-    )
+    started = f"Started: {', '.join(stack.servers)}" if stack.servers else "Nothing was started"
+    print(f"{started}. It ends with Ctrl-C. The configuration is in {file}")
     print(f"  .venv/bin/polytope-server standalone -f {file}", flush=True)
     while not over.wait(_LOOK_S):
         for name, server in list(stack.servers.items()):
@@ -84,6 +83,7 @@ def configuration(stack: Stack, directory: Path) -> Iterator[str]:
     yield "# Somebody to try it with, and collections that need no data."
     yield from _comments(stack, "authorizers", stack.section("authorizers"))
     yield from _block("authentication:", {REALM: _realm(stack)})
+    yield from _block("api-keys:", {"enabled": True})
     names = ("echo", "dummy")
     yield from _block("datasources:", {name: {"type": name} for name in names})
     collections = {name: ("default", name) for name in names}

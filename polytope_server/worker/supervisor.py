@@ -143,7 +143,7 @@ class Worker:
         """Work until asked to stop; then let what runs end, or hand it back.
 
         Returns:
-            Whether all threads have ended; others still wait for a server that does not answer.
+            Whether all threads have ended, as they do unless a server does not answer.
         """
         self._metrics.slots(busy=0, total=self._settings.slots)
         slots = [
@@ -153,52 +153,60 @@ class Worker:
             for number in range(self._settings.slots)
         ]
         finished = Stop()
-        watcher = threading.Thread(target=self._watch, args=(finished,), name="watcher")
+        watcher = threading.Thread(
+            target=self._watch, args=(finished,), name="watcher", daemon=True
+        )
         for thread in (watcher, *slots):
             thread.start()
         logger.info("worker started", extra={"holder": self._name, "slots": len(slots)})
         while not stop.wait(3600):
             pass
-        have_ended = self._drain(slots)
-        finished.request()
-        watcher.join()
+        have_ended = False
         try:
+            have_ended = self._drain(slots)
+            finished.request()
+            watcher.join()
             self._store.leave(self._name)
         except BackendUnavailable:
             logger.info("could not take leave; the store forgets this worker by itself")
+        finally:
+            finished.request()
         logger.info("worker stopped")
         return have_ended
 
     def _drain(self, slots: list[threading.Thread]) -> bool:
-        """Wait for them; whether all have ended."""
+        """Wait for them; whether all have ended.
+
+        Raises:
+            BackendUnavailable: what could not end was not handed on either.
+        """
         logger.info("draining", extra={"running": len(self._runs)})
         if not _joined(slots, timeout_s=self._settings.drain_timeout):
             self._abandon.request()
             for run in self._running():
                 run.cut(Reason.DRAIN)
             if not _joined(slots, timeout_s=_CUT_S):
-                for run in self._running():
-                    self._hand_back(run)
+                self._hand_back(self._running())
                 return False
         return True
 
-    def _hand_back(self, run: Run) -> None:
-        """Let another worker have what a thread of ours holds that waits for staging."""
-        step = Step(
-            id=run.request.id,
-            source=Status.PROCESSING,
-            target=Status.WAITING,
-            lease=run.lease,
-            message=_HANDED_ON,
-        )
-        with log_context(request_id=run.request.id, user=run.request.user.username):
-            try:
-                self._store.apply(step)
-            except (RequestNotFound, StepLost, BackendUnavailable) as exc:
-                logger.warning("not handed on; the lease will run out", extra={"cause": str(exc)})
-            else:
-                self._queue.hint(Topic.CHANGED, run.request.id)
-                logger.info("handed on, although staging has not answered yet")
+    def _hand_back(self, runs: Sequence[Run]) -> None:
+        """Let other workers have what threads of ours hold that wait for staging."""
+        steps = [
+            Step(
+                id=run.request.id,
+                source=Status.PROCESSING,
+                target=Status.WAITING,
+                lease=run.lease,
+                message=_HANDED_ON,
+            )
+            for run in runs
+        ]
+        for request in self._store.apply_each(steps):
+            if request is not None:
+                self._queue.hint(Topic.CHANGED, request.id)
+                with log_context(request_id=request.id, user=request.user.username):
+                    logger.info("handed on, although staging has not answered yet")
 
     # --- a slot
 

@@ -43,6 +43,10 @@ class Report(NamedTuple):
     states: Mapping[str, str]
 
 
+class _StillOpening(BackendUnavailable):
+    """Nothing is known yet."""
+
+
 class LateChecks(dict[str, Callable[[], None]]):
     """Checks of back-ends that are opened only now: each is away until then."""
 
@@ -57,7 +61,7 @@ class LateChecks(dict[str, Callable[[], None]]):
     def _look(self, name: str) -> None:
         ping = self._pings.get(name)
         if ping is None:
-            raise BackendUnavailable(f"{name}: it is still being opened")
+            raise _StillOpening(f"{name}: it is still being opened")
         ping()
 
 
@@ -70,6 +74,7 @@ class _Probe:
         self._done = threading.Event()
         self._done.set()
         self._passed = False
+        self._is_opening = False
         self._cause = ""
         self._state = OK
 
@@ -82,7 +87,7 @@ class _Probe:
         """The outcome of the run that was started; one that does not end in time is no answer."""
         has_answered = self._done.wait(max(0.0, timeout_s))
         new = OK if has_answered and self._passed else AWAY
-        if new != self._state:
+        if new != self._state and not (has_answered and self._is_opening):
             self._state = new
             if new == AWAY:
                 logger.warning(
@@ -97,10 +102,12 @@ class _Probe:
         return new
 
     def _run(self) -> None:
-        passed = False
+        passed = self._is_opening = False
         try:
             self._check()
             passed = True
+        except _StillOpening:
+            self._is_opening = True
         except BackendUnavailable as exc:
             self._cause = str(exc)
             logger.debug("A check failed", extra={"backend": self._name}, exc_info=exc)

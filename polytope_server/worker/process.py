@@ -2,7 +2,7 @@
 
 from polytope_server.config.files import ConfigFiles
 from polytope_server.config.model import Config
-from polytope_server.lifecycle import Hangup, Stop, listening, open_chosen, telling_traces
+from polytope_server.lifecycle import Hangup, Stop, end_now, listening, open_chosen, telling_traces
 from polytope_server.observability.families import WORKER
 from polytope_server.observability.health import LateChecks
 from polytope_server.observability.metrics import Metrics
@@ -47,7 +47,9 @@ def run(config: Config, files: ConfigFiles, hangup: Hangup) -> None:
             traces=traces,
         )
         with reload.running():
-            worker.run(stop)
+            have_ended = worker.run(stop)
+    if not have_ended:
+        end_now()
 
 
 def _sources(snapshot: Snapshot, _before: Sources | None) -> Sources:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -52,6 +52,9 @@ _UNKNOWN_S = 2.0
 _UNKNOWN_LOOK_S = 0.1
 _AWAY_LOG_S = 10.0
 """Between two lines of the log that say that a back-end is away."""
+_CUT_S = 10.0
+"""How long what was cut off may take to end: a server that does not answer may hold it for longer."""
+_HANDED_ON = "Handed on to another worker"
 _RETRY_FIRST_S = 1.0
 _RETRY_LONGEST_S = 5.0
 
@@ -136,11 +139,17 @@ class Worker:
         self._told_away_at = float("-inf")
         self._abandon = Stop()
 
-    def run(self, stop: Stop) -> None:
-        """Work until asked to stop; then let what runs end, or hand it back."""
+    def run(self, stop: Stop) -> bool:
+        """Work until asked to stop; then let what runs end, or hand it back.
+
+        Returns:
+            Whether all threads have ended; others still wait for a server that does not answer.
+        """
         self._metrics.slots(busy=0, total=self._settings.slots)
         slots = [
-            threading.Thread(target=self._slot, args=(number, stop), name=f"slot {number}")
+            threading.Thread(
+                target=self._slot, args=(number, stop), name=f"slot {number}", daemon=True
+            )
             for number in range(self._settings.slots)
         ]
         finished = Stop()
@@ -150,7 +159,7 @@ class Worker:
         logger.info("worker started", extra={"holder": self._name, "slots": len(slots)})
         while not stop.wait(3600):
             pass
-        self._drain(slots)
+        have_ended = self._drain(slots)
         finished.request()
         watcher.join()
         try:
@@ -158,17 +167,38 @@ class Worker:
         except BackendUnavailable:
             logger.info("could not take leave; the store forgets this worker by itself")
         logger.info("worker stopped")
+        return have_ended
 
-    def _drain(self, slots: list[threading.Thread]) -> None:
+    def _drain(self, slots: list[threading.Thread]) -> bool:
+        """Wait for them; whether all have ended."""
         logger.info("draining", extra={"running": len(self._runs)})
-        deadline = time.monotonic() + self._settings.drain_timeout
-        for thread in slots:
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
-        self._abandon.request()
-        for run in self._running():
-            run.cut(Reason.DRAIN)
-        for thread in slots:
-            thread.join()
+        if not _joined(slots, timeout_s=self._settings.drain_timeout):
+            self._abandon.request()
+            for run in self._running():
+                run.cut(Reason.DRAIN)
+            if not _joined(slots, timeout_s=_CUT_S):
+                for run in self._running():
+                    self._hand_back(run)
+                return False
+        return True
+
+    def _hand_back(self, run: Run) -> None:
+        """Let another worker have what a thread of ours holds that waits for staging."""
+        step = Step(
+            id=run.request.id,
+            source=Status.PROCESSING,
+            target=Status.WAITING,
+            lease=run.lease,
+            message=_HANDED_ON,
+        )
+        with log_context(request_id=run.request.id, user=run.request.user.username):
+            try:
+                self._store.apply(step)
+            except (RequestNotFound, StepLost, BackendUnavailable) as exc:
+                logger.warning("not handed on; the lease will run out", extra={"cause": str(exc)})
+            else:
+                self._queue.hint(Topic.CHANGED, run.request.id)
+                logger.info("handed on, although staging has not answered yet")
 
     # --- a slot
 
@@ -309,7 +339,7 @@ class Worker:
         try:
             result = self._run_patiently(run, slot, self._source(run))
         except _Unknown:
-            return Outcome(target=Status.WAITING, message="Handed on to another worker")
+            return Outcome(target=Status.WAITING, message=_HANDED_ON)
         except DatasourceFailed as exc:
             return Outcome(target=Status.FAILED, message=str(exc))
         except SlotDied as exc:
@@ -422,7 +452,7 @@ class Worker:
             case Reason.LOST:
                 return None
             case Reason.DRAIN:
-                return Outcome(target=Status.WAITING, message="Handed on to another worker")
+                return Outcome(target=Status.WAITING, message=_HANDED_ON)
             case Reason.TIMEOUT:
                 return Outcome(
                     target=Status.FAILED,
@@ -436,7 +466,7 @@ class Worker:
                     "ask for less in one request.",
                 )
         if self._abandon.requested:
-            return Outcome(target=Status.WAITING, message="Handed on to another worker")
+            return Outcome(target=Status.WAITING, message=_HANDED_ON)
         logger.error("the datasource crashed", extra={"how": how})
         return Outcome(
             target=Status.FAILED,
@@ -678,3 +708,11 @@ def _no_room(run: Run, cause: Exception) -> str:
         f"{what}: the server's storage {why} for some time. "
         f"Submit the request again later; please quote {run.request.id}."
     )
+
+
+def _joined(threads: Sequence[threading.Thread], *, timeout_s: float) -> bool:
+    """Whether all of them have ended, by then at the latest."""
+    deadline = time.monotonic() + timeout_s
+    for thread in threads:
+        thread.join(timeout=max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in threads)

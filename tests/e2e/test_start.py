@@ -1,4 +1,4 @@
-"""Processes that are started while all their servers are there but say nothing."""
+"""Processes that are started, or stopped, while their servers are there but say nothing."""
 
 import socket
 import time
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from deployment import PROCESSES, Deployment, free_port, until
+from deployment import PROCESSES, REALM, Deployment, free_port, until
+from services.proxy import ChaosProxy, Mode
+from services.seaweedfs import SeaweedFs
 
 HEALTH = ("broker", "worker", "garbage-collector")
 NEEDS: Mapping[str, set[str]] = {
@@ -21,6 +23,9 @@ NEEDS: Mapping[str, set[str]] = {
 ALIVE_S = 20.0
 """Most of it is for machines that are busy."""
 END_S = 25.0
+STUCK_END_S = 18.0
+"""``worker.drain_timeout`` is 3 s here, and what is cut off then may take 10 s."""
+SIZE = 60_000_000
 
 
 @pytest.fixture
@@ -84,3 +89,30 @@ def _answered(port: int, path: str) -> tuple[int, Mapping[str, str]]:
 
     first: tuple[int, Mapping[str, str]] = until(asked, deadline_s=ALIVE_S, what=f"{port}{path}")
     return first
+
+
+def test_a_worker_that_is_stopped_while_staging_hangs_ends_and_hands_its_request_on(
+    tmp_path: Path, seaweedfs: SeaweedFs
+) -> None:
+    with ChaosProxy(seaweedfs.port()) as proxy:
+        s3 = {**seaweedfs.options, "port": proxy.port, "bucket": "drained", "buffer_size": "5M"}
+        deployment = Deployment(
+            tmp_path,
+            changes={
+                "datasources": {"slow": {"type": "dummy", "bytes_per_second": 20_000_000}},
+                "collections": {"slow": {"roles": {REALM: ["default"]}, "datasources": ["slow"]}},
+            },
+            replaced={"staging": {"s3": s3}},
+        )
+        with deployment:
+            request_id = deployment.submit(str(SIZE), collection="slow")
+            until(lambda: "staged so far" in deployment.poll(request_id).text, what="it runs")
+            proxy.mode = Mode.BLACKHOLE
+            time.sleep(1)
+            worker = deployment.processes["worker"]
+            worker.terminate()
+            assert worker.wait(timeout=STUCK_END_S) == 0
+            assert "Handed on" in deployment.poll(request_id).text
+            proxy.mode = Mode.PASS
+            deployment.start("worker")
+            assert deployment.result(request_id) == b"x" * SIZE

@@ -65,13 +65,20 @@ def test_a_process_is_ready_when_all_that_it_needs_answers() -> None:
     assert (status, json.loads(body)) == (200, {"store": "ok", "queue": "ok"})
 
 
-def test_a_back_end_is_away_until_it_has_been_opened() -> None:
+def test_a_back_end_is_away_until_it_has_been_opened_which_is_no_event(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     checks = LateChecks("store", "queue")
     with listening(**checks) as listener:
         assert ask("127.0.0.1", listener.port) == (False, {"store": "away", "queue": "away"})
     checks.opened("store", there)
     with listening(**checks) as listener:
         assert ask("127.0.0.1", listener.port) == (False, {"store": "ok", "queue": "away"})
+    assert not caplog.records
+    checks.opened("queue", away)
+    with listening(**checks) as listener:
+        ask("127.0.0.1", listener.port)
+    assert [record.__dict__["backend"] for record in caplog.records] == ["queue"]
 
 
 def test_a_process_says_what_it_waits_for_by_name_only() -> None:

@@ -189,6 +189,8 @@ class Worker:
             source=Status.PROCESSING,
             target=Status.WAITING,
             lease=run.lease,
+            # whatever our thread still writes has the name of this attempt, and must not meet the next one's
+            count_attempt=True,
             message=_HANDED_ON,
         )
         with log_context(request_id=run.request.id, user=run.request.user.username):

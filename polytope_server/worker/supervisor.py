@@ -198,6 +198,8 @@ class Worker:
                 source=Status.PROCESSING,
                 target=Status.WAITING,
                 lease=run.lease,
+                # what our thread still writes has the name of this attempt, and must not meet the next one's
+                count_attempt=True,
                 message=_HANDED_ON,
             )
             for run in runs

@@ -58,6 +58,9 @@ ssl_certificate={tls.certificate} ssl_private_key={tls.key}
 rgw dns name = {domain}
 rgw run sync thread = false
 rgw gc max objs = 8
+rgw gc obj min wait = 1
+rgw gc processor period = 5
+rgw gc processor max time = 5
 # a quota counts what has just been written
 rgw bucket quota ttl = 0
 rgw user quota bucket sync interval = 1

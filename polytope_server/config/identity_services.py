@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from polytope_server.config.identity import Names
-from polytope_server.config.section import Duration, HomePath, Secret, Section, Text
+from polytope_server.config.section import Duration, HomePath, Secret, Section, Text, is_address
 
 PROXIED: Final = frozenset({"ecmwfapi", "keycloak"})
 """Types that go through the proxy of the environment if their own section names none."""
@@ -17,12 +17,7 @@ _IN_A_CREDENTIAL: Final = re.compile(r"[!-~]+", re.ASCII)
 
 
 def _address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or "@" in parts.netloc or parts.query or parts.fragment or not url.isprintable():
+    if not is_address(url):
         raise ValueError(
             "an address such as https://login.example.org/path, without user, query and fragment"
         )

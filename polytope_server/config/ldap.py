@@ -2,11 +2,18 @@
 
 import re
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from polytope_server.config.section import Duration, HomePath, Secret, Section, Text, Whole
+from polytope_server.config.section import (
+    Duration,
+    HomePath,
+    Secret,
+    Section,
+    Text,
+    Whole,
+    is_address,
+)
 
 _ATTRIBUTE: Final = r"^[A-Za-z][A-Za-z0-9-]*$"
 _DN: Final = re.compile(r"\s*[A-Za-z0-9.-]+\s*=.+", re.DOTALL)
@@ -15,19 +22,8 @@ _Words = Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 def _url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("ldap", "ldaps") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if (
-        not usable
-        or "@" in parts.netloc
-        or parts.path not in ("", "/")
-        or parts.query
-        or parts.fragment
-        or not value.isprintable()
-    ):
+    is_bare = "/" not in value.partition("://")[2].removesuffix("/")
+    if not is_bare or not is_address(value, schemes=("ldap", "ldaps")):
         raise ValueError(
             "an address such as ldaps://directory.example.org, without anything behind it"
         )

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +30,7 @@ from polytope_server.config.section import (
     Size,
     Text,
     Whole,
+    is_address,
 )
 from polytope_server.config.tracing import TracingSection
 from polytope_server.errors import ConfigurationError
@@ -80,13 +80,7 @@ def _upper(value: Any) -> Any:
 
 
 def _public_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        # reading the port checks it
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or "@" in parts.netloc or parts.query or parts.fragment or not url.isprintable():
+    if not is_address(url):
         raise ValueError(
             "an address such as https://polytope.example.org, without user, query and fragment"
         )

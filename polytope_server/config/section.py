@@ -2,10 +2,11 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -126,6 +127,18 @@ def _roles(value: Any) -> Mapping[str, tuple[str, ...]] | tuple[str, ...]:
     if isinstance(value, Mapping):
         return {str(k): _role_names(v) for k, v in value.items()}
     return _role_names(value)
+
+
+def is_address(url: str, *, schemes: Collection[str] = ("http", "https")) -> bool:
+    """Whether a text is an address of a server, without user, query and fragment; it may have a path."""
+    try:
+        parts = urlsplit(url)
+        # reading the port checks it
+        usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    is_plain = "@" not in parts.netloc and not parts.query and not parts.fragment
+    return usable and is_plain and url.isprintable()
 
 
 def at_home(path: Path) -> Path:

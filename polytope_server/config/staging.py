@@ -4,11 +4,19 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 
-from polytope_server.config.section import Duration, HomePath, Secret, Section, Size, Text, Whole
+from polytope_server.config.section import (
+    Duration,
+    HomePath,
+    Secret,
+    Section,
+    Size,
+    Text,
+    Whole,
+    is_address,
+)
 
 _MIB: Final = 1 << 20
 _GIB: Final = 1 << 30
@@ -22,18 +30,7 @@ _LONGEST_LINK_S: Final = 7 * 86400
 
 
 def _url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if (
-        not usable
-        or "@" in parts.netloc
-        or parts.query
-        or parts.fragment
-        or not value.isprintable()
-    ):
+    if not is_address(value):
         raise ValueError(
             "an address such as https://objects.example.org, without user, query and fragment"
         )
